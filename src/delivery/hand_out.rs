@@ -1,0 +1,277 @@
+//! What is handed out next, and when what was handed out comes back by itself.
+
+use std::collections::BTreeSet;
+
+use crate::delivery::intake::Examination;
+use crate::delivery::ledger::{Entry, LeaseId, Ledger, RUN_LEN_MAX, Run, Standing};
+use crate::delivery::ordering::Key;
+use crate::delivery::retry::Reason;
+use crate::delivery::settled::Outcome;
+use crate::options::DeliveryMode;
+use crate::sequence::Sequence;
+use crate::time::Tick;
+
+/// Consecutive messages handed out together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Grant {
+    pub(crate) first: Sequence,
+    pub(crate) len: u64,
+    pub(crate) attempt: u32,
+    /// None in `AtMostOnce` mode: there is nothing left to settle.
+    pub(crate) lease: Option<LeaseId>,
+    pub(crate) generation: u32,
+}
+
+/// One message of a grant: what a subscriber shows when it settles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ticket {
+    pub(crate) sequence: Sequence,
+    pub(crate) attempt: u32,
+    pub(crate) lease: Option<LeaseId>,
+    pub(crate) generation: u32,
+}
+
+impl Grant {
+    pub(crate) fn tickets(&self) -> impl Iterator<Item = Ticket> + use<> {
+        let grant = *self;
+        (0..grant.len).map(move |n| Ticket {
+            sequence: grant.first + n,
+            attempt: grant.attempt,
+            lease: grant.lease,
+            generation: grant.generation,
+        })
+    }
+}
+
+/// What a receiver asks for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ask {
+    pub(crate) now: Tick,
+    /// The topic's end as this receiver sees it.
+    pub(crate) tail: Sequence,
+    /// Nothing up to the tail needs a look: no filter, no key, no delay, no life.
+    pub(crate) plain: bool,
+    pub(crate) max: u64,
+    /// Whether to look at more messages to fill the batch, although some are ready.
+    pub(crate) look_further: bool,
+    /// The receiver runs inside this subscription's own filter, and cannot wait for that examination to end.
+    pub(crate) nested: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Decision {
+    /// The grants were appended.
+    Granted,
+    /// Look at these first, then ask again.
+    Examine(Examination),
+    /// Nothing to hand out now.
+    Empty,
+}
+
+impl Ledger {
+    /// Decides what a receiver gets, at most `ask.max` messages. Time's consequences come first: call [`handle_timeout`](Self::handle_timeout) before.
+    ///
+    /// While new messages wait, at most every other hand-out is a redelivery. A message on its last attempt goes alone.
+    pub(crate) fn poll_lease(&mut self, ask: Ask, grants: &mut Vec<Grant>) -> Decision {
+        let room = self.rules.outstanding_max.saturating_sub(self.outstanding);
+        let want = ask.max.min(room);
+        if self.paused || want == 0 {
+            return Decision::Empty;
+        }
+        if !ask.plain && self.wants_a_look(&ask, want) {
+            if let Some(examination) = self.poll_examine(ask.tail) {
+                return Decision::Examine(examination);
+            }
+        }
+        let mut pick = Pick { want, granted: 0, lease: self.next_lease(), followers: BTreeSet::new() };
+        while pick.granted < pick.want && self.grant_next(&ask, &mut pick, grants) {}
+        if pick.granted == 0 { Decision::Empty } else { Decision::Granted }
+    }
+
+    fn wants_a_look(&self, ask: &Ask, want: u64) -> bool {
+        let ready = (self.fresh.len() + self.again.len()) as u64;
+        let may_look = self.examining == 0 || ask.nested;
+        may_look && (ready == 0 || (ask.look_further && ready < want))
+    }
+
+    /// Grants one redelivery, or one examined message, or one run of new ones. False: nothing more for this receiver.
+    fn grant_next(&mut self, ask: &Ask, pick: &mut Pick, grants: &mut Vec<Grant>) -> bool {
+        let fresh = self.fresh.first().copied();
+        let follower = pick.followers.first().copied();
+        let new = match (fresh, follower) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        let unseen = if ask.plain && self.examining == 0 {
+            self.settled.next_unsettled_run(self.cursor, ask.tail)
+        } else {
+            None
+        };
+        let again = self.again.first().map(|&(_, sequence)| sequence);
+        let new_waits = new.is_some() || unseen.is_some();
+        match again {
+            Some(sequence) if !(self.last_was_again && new_waits) => {
+                self.grant_one(sequence, ask, pick, grants)
+            }
+            _ => match (new, unseen) {
+                (Some(sequence), Some((from, _))) if sequence < from => {
+                    self.grant_one(sequence, ask, pick, grants)
+                }
+                (_, Some((from, to))) => self.grant_run(from, to, again.is_some(), ask, pick, grants),
+                (Some(sequence), None) => self.grant_one(sequence, ask, pick, grants),
+                (None, None) => false,
+            },
+        }
+    }
+
+    /// A message that has an entry. False when it must go alone and is not the first.
+    fn grant_one(&mut self, sequence: Sequence, ask: &Ask, pick: &mut Pick, grants: &mut Vec<Grant>) -> bool {
+        let Some(entry) = self.entries.get(&sequence).copied() else { return false };
+        let attempts = entry.attempts.saturating_add(1);
+        let alone = self.goes_alone(attempts);
+        if alone && pick.granted > 0 {
+            return false;
+        }
+        self.lift(sequence);
+        pick.followers.remove(&sequence);
+        self.last_was_again = entry.attempts > 0;
+        self.counts.delivered += 1;
+        self.counts.redelivered += u64::from(entry.attempts > 0);
+        pick.granted += 1;
+        let lease = if self.rules.mode == DeliveryMode::AtMostOnce {
+            self.counts.acked += 1;
+            self.settle(sequence, entry.key, Outcome::Acked);
+            None
+        } else {
+            let deadline = ask.now + self.rules.ack_deadline;
+            let standing = Standing::Leased { lease: pick.lease, deadline };
+            self.put(sequence, Entry { standing, attempts, not_before: Tick::ZERO, ..entry });
+            if let Some(key) = entry.key {
+                self.lanes.lease(key, sequence);
+                self.add_follower(key, ask.now, pick);
+            }
+            Some(pick.lease)
+        };
+        grants.push(Grant { first: sequence, len: 1, attempt: attempts, lease, generation: self.generation });
+        !alone
+    }
+
+    /// The key's next message may join the run, in the same batch only.
+    fn add_follower(&mut self, key: Key, now: Tick, pick: &mut Pick) {
+        if let Some(next) = self.lanes.follower(key)
+            && let Some(entry) = self.entries.get(&next)
+            && entry.standing == Standing::Queued
+            && entry.not_before <= now
+        {
+            pick.followers.insert(next);
+        }
+    }
+
+    /// New messages that nobody needs to look at, straight from the topic's end.
+    fn grant_run(
+        &mut self,
+        from: Sequence,
+        to: Sequence,
+        take_turns: bool,
+        ask: &Ask,
+        pick: &mut Pick,
+        grants: &mut Vec<Grant>,
+    ) -> bool {
+        let alone = self.goes_alone(1);
+        if alone && pick.granted > 0 {
+            return false;
+        }
+        let limit = if alone || take_turns { 1 } else { RUN_LEN_MAX };
+        let len = (to - from).min(pick.want - pick.granted).min(limit);
+        self.cursor = from + len;
+        self.last_was_again = false;
+        self.counts.delivered += len;
+        pick.granted += len;
+        let lease = if self.rules.mode == DeliveryMode::AtMostOnce {
+            self.counts.acked += len;
+            self.settled.settle_range(from, from + len, Outcome::Acked);
+            self.note(from, from + len);
+            None
+        } else {
+            // A lease of its own for each run, so that the id finds the run.
+            let lease = self.next_lease();
+            let deadline = ask.now + self.rules.ack_deadline;
+            self.runs.insert(lease, Run { first: from, open: (1 << len) - 1, deadline });
+            self.run_deadlines.insert((deadline, lease));
+            self.outstanding += len;
+            Some(lease)
+        };
+        grants.push(Grant { first: from, len, attempt: 1, lease, generation: self.generation });
+        !alone
+    }
+
+    /// Its last attempt before the dead letters: if it takes its subscriber down, it takes no neighbour with it.
+    fn goes_alone(&self, attempts: u32) -> bool {
+        attempts >= self.rules.beyond.attempts_max()
+    }
+
+    /// Brings about what time has brought about by `now`, at most `budget` things, so that a million expiries do not starve an ack.
+    /// True: there is more.
+    pub(crate) fn handle_timeout(&mut self, now: Tick, budget: usize) -> bool {
+        self.turn += 1;
+        for _ in 0..budget {
+            let Some(next) = self.poll_timeout() else { return false };
+            if next > now {
+                return false;
+            }
+            self.bring_about(next);
+        }
+        self.poll_timeout().is_some_and(|next| next <= now)
+    }
+
+    /// The earliest consequence, at its own instant. Delays end before lives and leases do: what is due is due first.
+    fn bring_about(&mut self, at: Tick) {
+        if let Some(&(until, sequence)) = self.delayed.first()
+            && until <= at
+        {
+            self.end_delay(sequence);
+        } else if let Some(&(expires, sequence)) = self.expiring.first()
+            && expires <= at
+        {
+            let key = self.lift(sequence).and_then(|entry| entry.key);
+            self.counts.messages_expired += 1;
+            self.settle(sequence, key, Outcome::Expired);
+        } else if let Some(&(deadline, lease)) = self.run_deadlines.first()
+            && deadline <= at
+        {
+            self.expire_run(lease, deadline);
+        } else if let Some(&(deadline, sequence)) = self.deadlines.first()
+            && deadline <= at
+        {
+            self.counts.leases_expired += 1;
+            self.end_lease(sequence, deadline, None, Reason::Expired);
+        }
+    }
+
+    fn end_delay(&mut self, sequence: Sequence) {
+        if let Some(entry) = self.lift(sequence) {
+            let standing =
+                if entry.attempts == 0 { Standing::Fresh } else { Standing::Again { turn: self.turn } };
+            self.put(sequence, Entry { standing, not_before: Tick::ZERO, ..entry });
+        }
+    }
+
+    fn expire_run(&mut self, lease: LeaseId, deadline: Tick) {
+        self.run_deadlines.remove(&(deadline, lease));
+        let Some(run) = self.runs.remove(&lease) else { return };
+        for sequence in run.open_sequences() {
+            self.outstanding -= 1;
+            self.counts.leases_expired += 1;
+            self.fail(sequence, Entry::of_run(&run, lease), deadline, None, Reason::Expired);
+        }
+    }
+}
+
+/// A batch in the making.
+struct Pick {
+    want: u64,
+    granted: u64,
+    lease: LeaseId,
+    /// Messages whose key's earlier ones are in this batch.
+    followers: BTreeSet<Sequence>,
+}

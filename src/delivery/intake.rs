@@ -1,0 +1,183 @@
+//! How messages get into the book: what a look at them found, and where a seek puts it.
+
+use crate::delivery::ledger::{Entry, Ledger, Standing};
+use crate::delivery::ordering::Key;
+use crate::delivery::retry::Reason;
+use crate::delivery::settled::{Outcome, Settled};
+use crate::sequence::Sequence;
+use crate::time::Tick;
+
+/// Messages that the engine is to look at, outside every lock: filter, key, delay, life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Examination {
+    pub(crate) from: Sequence,
+    pub(crate) to: Sequence,
+    pub(crate) generation: u32,
+}
+
+/// What a look at a message found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Finding {
+    Taken(Traits),
+    FilteredOut,
+    /// The filter panicked: the attempt is spent, and the message counts as taken, because dropping it would lose it.
+    FilterPanicked(Traits),
+    /// The log does not have it any more.
+    Gone,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Traits {
+    pub(crate) key: Option<Key>,
+    pub(crate) due: Tick,
+    pub(crate) expires: Tick,
+}
+
+/// The most messages that are examined at a time.
+pub(crate) const EXAMINE_MAX: u64 = 64;
+
+impl Ledger {
+    /// The next messages to look at, if any; they count as under way until [`handle_examined`](Self::handle_examined).
+    pub(crate) fn poll_examine(&mut self, tail: Sequence) -> Option<Examination> {
+        let (from, end) = self.settled.next_unsettled_run(self.cursor, tail)?;
+        let to = end.min(from + EXAMINE_MAX);
+        self.cursor = to;
+        self.examining += 1;
+        Some(Examination { from, to, generation: self.generation })
+    }
+
+    /// What the look found, one finding a message, in order.
+    pub(crate) fn handle_examined(&mut self, examination: Examination, findings: &[Finding], now: Tick) {
+        if examination.generation != self.generation {
+            return;
+        }
+        self.examining -= 1;
+        self.turn += 1;
+        let mut sequence = examination.from;
+        for finding in findings {
+            if !self.settled.is_settled(sequence) {
+                self.take_in(sequence, *finding, now);
+            }
+            sequence = sequence.next();
+        }
+        debug_assert_eq!(sequence, examination.to, "one finding a message");
+    }
+
+    fn take_in(&mut self, sequence: Sequence, finding: Finding, now: Tick) {
+        let (traits, panicked) = match finding {
+            Finding::Gone => return self.settle(sequence, None, Outcome::Removed),
+            Finding::FilteredOut => {
+                self.counts.filtered += 1;
+                return self.settle(sequence, None, Outcome::Filtered);
+            }
+            Finding::Taken(traits) => (traits, false),
+            Finding::FilterPanicked(traits) => (traits, true),
+        };
+        if traits.expires <= now {
+            self.counts.messages_expired += 1;
+            return self.settle(sequence, None, Outcome::Expired);
+        }
+        let key = traits.key.filter(|_| self.rules.ordered);
+        let not_before = if traits.due > now { traits.due } else { Tick::ZERO };
+        let first = key.is_none_or(|key| self.lanes.join(key, sequence));
+        let standing = match not_before {
+            _ if !first => Standing::Queued,
+            Tick::ZERO => Standing::Fresh,
+            until => Standing::Delayed { until },
+        };
+        let attempts = u32::from(panicked);
+        let entry = Entry { standing, attempts, releases: 0, key, expires: traits.expires, not_before };
+        if panicked && first {
+            // A delay that still runs counts on, a retry delay of the policy comes on top of it.
+            let moment = now.max(not_before);
+            self.fail(sequence, entry, moment, None, Reason::FilterPanicked);
+        } else {
+            self.put(sequence, entry);
+        }
+    }
+
+    /// The life of a message is over that the subscription has not looked at. One that it has looked at is found by its own timer.
+    pub(crate) fn handle_unseen_expired(&mut self, sequence: Sequence) {
+        if sequence >= self.cursor && !self.settled.is_settled(sequence) {
+            self.counts.messages_expired += 1;
+            self.settle(sequence, None, Outcome::Expired);
+        }
+    }
+
+    /// The topic dropped the message to make room: whoever holds it, holds it no more. False: it was settled already.
+    pub(crate) fn handle_dropped(&mut self, sequence: Sequence) -> bool {
+        if self.settled.is_settled(sequence) {
+            return false;
+        }
+        self.dissolve_run_of(sequence);
+        let key = self.end_hold(sequence);
+        self.counts.discarded += 1;
+        self.settle(sequence, key, Outcome::Dropped);
+        true
+    }
+
+    /// The messages `[from, to)` are not in the log any more.
+    pub(crate) fn handle_removed(&mut self, from: Sequence, to: Sequence) {
+        if self.settled.settle_range(from, to, Outcome::Removed) > 0 {
+            self.note(from, to);
+        }
+        self.cursor = self.cursor.max(self.settled.low());
+    }
+
+    /// A new generation: what is at `start` or after it is unsettled again, what is before it is settled; every lease has ended.
+    pub(crate) fn seek_to(&mut self, start: Sequence) {
+        self.new_generation();
+        self.settled.restart_at(start);
+        self.cursor = start;
+    }
+
+    /// A new generation that stands where the image was taken.
+    pub(crate) fn seek_to_image(&mut self, image: Settled) {
+        self.new_generation();
+        self.settled = image;
+        self.cursor = self.settled.low();
+    }
+
+    fn new_generation(&mut self) {
+        self.generation = self.generation.wrapping_add(1);
+        self.entries.clear();
+        self.runs.clear();
+        self.run_deadlines.clear();
+        self.deadlines.clear();
+        self.fresh.clear();
+        self.again.clear();
+        self.delayed.clear();
+        self.expiring.clear();
+        self.parked.clear();
+        self.lanes.clear();
+        self.events.clear();
+        self.news.clear();
+        self.examining = 0;
+        self.outstanding = 0;
+        self.last_was_again = false;
+    }
+
+    /// Turns the run that holds the message, if one does, into single leases: they can then differ.
+    pub(super) fn dissolve_run_of(&mut self, sequence: Sequence) {
+        let holder = self.runs.iter().find(|(_, run)| run.holds(sequence)).map(|(&lease, _)| lease);
+        if let Some(lease) = holder {
+            self.dissolve_run(lease);
+        }
+    }
+
+    /// Gives every message a new end of life, after the subscription's rule for it changed.
+    pub(crate) fn set_expiries(&mut self, expiry_of: impl Fn(Sequence) -> Tick) {
+        for lease in self.runs.keys().copied().collect::<Vec<_>>() {
+            self.dissolve_run(lease);
+        }
+        for sequence in self.entries.keys().copied().collect::<Vec<_>>() {
+            let parked = self.parked.get(&sequence).cloned();
+            if let Some(entry) = self.lift(sequence) {
+                self.put(sequence, Entry { expires: expiry_of(sequence), ..entry });
+            }
+            if let Some(reason) = parked {
+                self.parked.insert(sequence, reason);
+            }
+        }
+    }
+}

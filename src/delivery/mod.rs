@@ -1,0 +1,11 @@
+//! Delivery decides. Pure: no clock, lock, thread, I/O or payload in here. Time and sequences go in, decisions come out.
+
+pub(crate) mod dedup;
+pub(crate) mod filter;
+pub(crate) mod hand_out;
+pub(crate) mod intake;
+pub(crate) mod ledger;
+pub(crate) mod ordering;
+pub(crate) mod retry;
+pub(crate) mod settled;
+mod settling;

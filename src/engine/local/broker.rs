@@ -1,0 +1,235 @@
+//! What all topics of a broker share: clock, timer, registry, and the broker's end.
+
+use std::any::Any;
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use crate::clock::Line;
+use crate::delivery::ordering::Key;
+use crate::engine::local::replay::Snapshot;
+use crate::engine::timer::Timer;
+use crate::engine::waiters::{Look, WaitingRoom};
+use crate::name::Name;
+use crate::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use crate::sync::{Mutex, RwLock};
+use crate::time::Tick;
+
+const EVERYBODY: u64 = 0;
+const SETTLED_LOOK: Duration = Duration::from_millis(20);
+
+/// One broker.
+pub(crate) struct BrokerCore {
+    pub(crate) line: Line,
+    pub(crate) timer: Arc<Timer>,
+    phase: AtomicU8,
+    incarnations: AtomicU64,
+    books: AtomicU64,
+    hasher: RandomState,
+    /// Whoever waits for the last settlement.
+    settled: WaitingRoom,
+    topics: RwLock<BTreeMap<Name, Arc<dyn AnyTopic>>>,
+    pub(super) snapshots: Mutex<BTreeMap<Name, SnapshotEntry>>,
+    /// By the name of the dead-letter topic: who has messages parked for it.
+    parked: Mutex<HashMap<Name, Vec<Weak<dyn Parker>>>>,
+}
+
+/// A snapshot, or the promise of one while it is being taken.
+pub(super) struct SnapshotEntry {
+    pub(super) topic: Arc<dyn AnyTopic>,
+    pub(super) snapshot: Option<Arc<Snapshot>>,
+}
+
+/// How far the broker has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    Open = 0,
+    /// No new publishes and leases; what is outstanding may be settled.
+    Draining = 1,
+    Closed = 2,
+}
+
+/// A topic of whatever events.
+pub(crate) trait AnyTopic: Send + Sync {
+    fn event_type(&self) -> &'static str;
+    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
+    /// Sums for the broker's own counters: subscriptions, published, backlog, outstanding, bytes.
+    fn totals(&self) -> Totals;
+    /// Receivers and publishers wake and look again.
+    fn wake_everyone(&self);
+    fn run_timeouts(&self);
+    /// The topic is no more; what it held is dropped by this call.
+    fn tear_down(&self);
+    fn forget_book(&self, book: u64);
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Totals {
+    pub(crate) subscriptions: u64,
+    pub(crate) published: u64,
+    pub(crate) backlog: u64,
+    pub(crate) outstanding: u64,
+    pub(crate) resident_bytes: u64,
+}
+
+/// A subscription with parked messages.
+pub(crate) trait Parker: Send + Sync {
+    fn retry_parked(&self);
+}
+
+impl BrokerCore {
+    pub(crate) fn new(line: Line) -> Arc<Self> {
+        Arc::new(BrokerCore {
+            timer: Timer::new(line.clone()),
+            line,
+            phase: AtomicU8::new(Phase::Open as u8),
+            incarnations: AtomicU64::new(0),
+            books: AtomicU64::new(0),
+            hasher: RandomState::new(),
+            settled: WaitingRoom::new(),
+            topics: RwLock::new(BTreeMap::new()),
+            snapshots: Mutex::new(BTreeMap::new()),
+            parked: Mutex::new(HashMap::new()),
+        })
+    }
+
+    pub(crate) fn now(&self) -> Tick {
+        self.line.now()
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        match self.phase.load(Ordering::SeqCst) {
+            0 => Phase::Open,
+            1 => Phase::Draining,
+            _ => Phase::Closed,
+        }
+    }
+
+    /// A number for a subscription or snapshot, from 1. Never reused in a broker.
+    pub(crate) fn next_book(&self) -> u64 {
+        self.books.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    pub(crate) fn next_incarnation(&self) -> u64 {
+        self.incarnations.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Keyed, so that nobody outside can make keys collide.
+    pub(crate) fn key_of(&self, key: &str) -> Key {
+        Key(self.hasher.hash_one(key))
+    }
+
+    pub(crate) fn hasher(&self) -> &RandomState {
+        &self.hasher
+    }
+
+    pub(crate) fn find_topic(&self, name: &str) -> Option<Arc<dyn AnyTopic>> {
+        self.topics.read().get(name).cloned()
+    }
+
+    pub(crate) fn topic_names(&self) -> Vec<String> {
+        self.topics.read().keys().map(|name| name.as_str().to_owned()).collect()
+    }
+
+    pub(crate) fn all_topics(&self) -> Vec<Arc<dyn AnyTopic>> {
+        self.topics.read().values().cloned().collect()
+    }
+
+    /// Registers what `make` makes, unless there is one of this name: then gives that one back.
+    pub(crate) fn register_topic(
+        &self,
+        name: &Name,
+        make: impl FnOnce() -> Arc<dyn AnyTopic>,
+    ) -> Result<Arc<dyn AnyTopic>, Arc<dyn AnyTopic>> {
+        let mut topics = self.topics.write();
+        if let Some(existing) = topics.get(name) {
+            return Err(existing.clone());
+        }
+        let topic = make();
+        topics.insert(name.clone(), topic.clone());
+        Ok(topic)
+    }
+
+    pub(crate) fn unregister_topic(&self, name: &str) -> Option<Arc<dyn AnyTopic>> {
+        self.topics.write().remove(name)
+    }
+
+    /// `parker` has messages parked for the dead-letter topic `name`.
+    pub(crate) fn add_parked(&self, name: &Name, parker: Weak<dyn Parker>) {
+        let mut parked = self.parked.lock();
+        let waiting = parked.entry(name.clone()).or_default();
+        waiting.retain(|other| other.strong_count() > 0);
+        if !waiting.iter().any(|other| other.ptr_eq(&parker)) {
+            waiting.push(parker);
+        }
+    }
+
+    /// The topic `name` keeps messages now: what was parked for it is tried again.
+    pub(crate) fn retry_parked(&self, name: &Name) {
+        let waiting = self.parked.lock().remove(name);
+        for parker in waiting.into_iter().flatten().filter_map(|parker| parker.upgrade()) {
+            parker.retry_parked();
+        }
+    }
+
+    /// No new publishes and leases from now on; everybody who waits wakes.
+    pub(crate) fn drain(&self) {
+        let _ = self.phase.compare_exchange(
+            Phase::Open as u8,
+            Phase::Draining as u8,
+            Ordering::SeqCst,
+            Ordering::SeqCst,
+        );
+        for topic in self.all_topics() {
+            topic.wake_everyone();
+        }
+    }
+
+    /// Waits until nothing is outstanding, or until then. Gives what is left: backlog and outstanding.
+    pub(crate) fn wait_until_settled(&self, deadline: Option<Instant>) -> (u64, u64) {
+        self.settled.wait(EVERYBODY, || {
+            let totals = self.all_topics().into_iter().map(|topic| {
+                topic.run_timeouts();
+                topic.totals()
+            });
+            let (backlog, outstanding) =
+                totals.fold((0, 0), |sum, totals| (sum.0 + totals.backlog, sum.1 + totals.outstanding));
+            let is_over = deadline.is_some_and(|deadline| Instant::now() >= deadline);
+            if outstanding == 0 || is_over || self.phase() == Phase::Closed {
+                return Look::Found((backlog, outstanding));
+            }
+            // Leases also end by their deadlines, of which nobody tells.
+            let soon = Instant::now() + SETTLED_LOOK;
+            Look::Nothing { until: Some(deadline.map_or(soon, |deadline| deadline.min(soon))) }
+        })
+    }
+
+    /// Something was settled while the broker drains.
+    pub(crate) fn note_settled(&self) {
+        if self.phase() != Phase::Open {
+            self.settled.wake_all_of(EVERYBODY);
+        }
+    }
+
+    /// The end: nothing is accepted any more, and what topics held is dropped.
+    pub(crate) fn close(&self) {
+        self.phase.store(Phase::Closed as u8, Ordering::SeqCst);
+        let topics = std::mem::take(&mut *self.topics.write());
+        let snapshots = std::mem::take(&mut *self.snapshots.lock());
+        drop(snapshots);
+        self.parked.lock().clear();
+        self.timer.clear();
+        for topic in topics.into_values() {
+            topic.wake_everyone();
+            topic.tear_down();
+        }
+    }
+}
+
+impl fmt::Debug for BrokerCore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BrokerCore").field("phase", &self.phase()).finish_non_exhaustive()
+    }
+}

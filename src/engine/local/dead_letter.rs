@@ -1,0 +1,161 @@
+//! Dead letters: a message that is out of attempts, or rejected, goes to another topic, where it shares its event with its origin.
+
+use std::sync::Arc;
+
+use crate::delivery::ledger::LedgerEvent;
+use crate::delivery::retry::Reason;
+use crate::engine::local::broker::{BrokerCore, Parker};
+use crate::engine::local::subscription::SubscriptionCore;
+use crate::engine::local::topic::TopicCore;
+use crate::log::Spot;
+use crate::message::{Extras, MessageId};
+use crate::name::Name;
+use crate::sequence::Sequence;
+use crate::time::Tick;
+
+/// Where a subscription's dead letters go: a topic, by name. One that was deleted and created again is the same cemetery.
+pub(crate) struct Cemetery<E> {
+    pub(crate) name: Name,
+    topic: Arc<TopicCore<E>>,
+}
+
+impl<E> Clone for Cemetery<E> {
+    fn clone(&self) -> Self {
+        Cemetery { name: self.name.clone(), topic: self.topic.clone() }
+    }
+}
+
+impl<E: Send + Sync + 'static> Cemetery<E> {
+    pub(crate) fn new(topic: Arc<TopicCore<E>>) -> Self {
+        Cemetery { name: topic.name.clone(), topic }
+    }
+
+    /// The topic that has the name now, if its events are ours.
+    fn topic(&self, broker: &BrokerCore) -> Option<Arc<TopicCore<E>>> {
+        if !self.topic.is_deleted() {
+            return Some(self.topic.clone());
+        }
+        let now = broker.find_topic(self.name.as_str())?;
+        now.into_any().downcast::<TopicCore<E>>().ok()
+    }
+}
+
+impl<E: Send + Sync + 'static> SubscriptionCore<E> {
+    pub(super) fn bury_all(self: &Arc<Self>, events: Vec<LedgerEvent>) {
+        for event in events {
+            let LedgerEvent::DeadLetter { sequence, generation, attempts, reason } = event;
+            self.bury(sequence, generation, attempts, reason);
+        }
+    }
+
+    /// The letter is in its topic before it leaves this book, and its readers wake after that: nobody sees it in both who could act on it twice,
+    /// and at no moment is it in neither.
+    fn bury(self: &Arc<Self>, sequence: Sequence, generation: u32, attempts: u32, reason: Reason) {
+        let Some(spot) = self.topic.log.find(sequence) else {
+            self.change(|ledger| ledger.handle_removed(sequence, sequence.next()));
+            return;
+        };
+        let cemetery = self.cemetery.read().clone();
+        let target = cemetery.as_ref().and_then(|cemetery| cemetery.topic(&self.topic.broker));
+        let extras = self.epitaph(&spot, attempts, &reason);
+        if let Some(target) = target
+            && target.append_shared(&spot, extras)
+        {
+            self.change(|ledger| ledger.handle_buried(sequence, generation));
+            target.announce();
+            return;
+        }
+        self.change(|ledger| ledger.handle_unburied(sequence, generation, reason));
+        if let Some(cemetery) = cemetery {
+            let parker: Arc<dyn Parker> = self.clone();
+            self.topic.broker.add_parked(&cemetery.name, Arc::downgrade(&parker));
+            // A subscription may have been created there between our try and our entry.
+            if cemetery.topic(&self.topic.broker).is_some_and(|topic| topic.keeps_something()) {
+                self.topic.broker.retry_parked(&cemetery.name);
+            }
+        }
+    }
+
+    /// What the dead letter says of its origin. It keeps attributes and key, and has no idempotency id of its own.
+    fn epitaph(&self, spot: &Spot<E>, attempts: u32, reason: &Reason) -> Extras {
+        let (published, origin) = self.topic.log.extras(spot);
+        let mut extras = Extras {
+            attributes: origin.map(|extras| extras.attributes.clone()).unwrap_or_default(),
+            ordering_key: origin.and_then(|extras| extras.ordering_key.clone()),
+            ..Extras::default()
+        };
+        let id = MessageId::new(self.topic.log.incarnation(), spot.sequence());
+        let mut say = |what: &str, value: String| {
+            extras.set_attribute(format!("eventflow.dead_letter.{what}"), value);
+        };
+        say("topic", self.topic.name.to_string());
+        say("subscription", self.name.to_string());
+        say("reason", reason.as_str().to_owned());
+        say("attempts", attempts.to_string());
+        say("message_id", id.to_string());
+        say("publish_time", publish_time(published));
+        match origin.and_then(|extras| extras.idempotency_id.as_ref()) {
+            Some(id) => say("idempotency_id", id.to_string()),
+            None => extras.attributes.retain(|(key, _)| key != "eventflow.dead_letter.idempotency_id"),
+        }
+        extras
+    }
+}
+
+impl<E: Send + Sync + 'static> Parker for SubscriptionCore<E> {
+    fn retry_parked(&self) {
+        // Found by its id, because what follows from the retry needs the shared handle.
+        let this = self.topic.subscriptions().into_iter().find(|subscription| subscription.id == self.id);
+        if let Some(this) = this {
+            this.change(crate::delivery::ledger::Ledger::retry_parked);
+        }
+    }
+}
+
+impl<E: Send + Sync + 'static> TopicCore<E> {
+    /// A message that was appended quietly: whoever waits, wakes.
+    fn announce(self: &Arc<Self>) {
+        self.receivers.wake_each(1);
+        self.arm();
+    }
+}
+
+/// RFC 3339, in UTC, to the nanosecond.
+fn publish_time(at: Tick) -> String {
+    let nanos = at.nanos();
+    let (seconds, fraction) = (nanos / 1_000_000_000, nanos % 1_000_000_000);
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    let (year, month, day) = civil_from_days(days);
+    let (hour, minute) = (second / 3_600, second / 60 % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{:02}.{fraction:09}Z", second % 60)
+}
+
+/// Days since 1970 to a date, after Howard Hinnant's `civil_from_days`.
+fn civil_from_days(days: u64) -> (u64, u64, u64) {
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    (year_of_era + era * 400 + u64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_publish_time_is_written_as_rfc_3339() {
+        let table = [
+            (0, "1970-01-01T00:00:00.000000000Z"),
+            (951_782_400_000_000_001, "2000-02-29T00:00:00.000000001Z"),
+            (1_767_225_599_999_999_999, "2025-12-31T23:59:59.999999999Z"),
+            (1_767_225_600_000_000_000, "2026-01-01T00:00:00.000000000Z"),
+        ];
+        for (nanos, text) in table {
+            assert_eq!(publish_time(Tick::from_nanos(nanos)), text);
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! The engine in this process: topics and subscriptions in memory.
+
+pub(crate) mod broker;
+pub(crate) mod dead_letter;
+pub(crate) mod examine;
+pub(crate) mod occupancy;
+pub(crate) mod publish;
+pub(crate) mod receive;
+pub(crate) mod reclaim;
+pub(crate) mod replay;
+pub(crate) mod settle;
+pub(crate) mod subscription;
+pub(crate) mod topic;

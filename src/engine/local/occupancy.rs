@@ -1,0 +1,161 @@
+//! How full a topic with a capacity is: what is not settled yet by all of its subscriptions.
+
+use std::collections::VecDeque;
+
+use crate::options::Capacity;
+use crate::sequence::Sequence;
+
+/// One count a message, kept only where a capacity is set, under the topic's lock.
+///
+/// Changes are added, in whatever order they come in: a settlement may be heard of before a seek that undid it.
+///
+/// Invariant: `messages` and `bytes` sum up the cells whose count is above zero.
+#[derive(Debug)]
+pub(super) struct Occupancy {
+    limits: Capacity,
+    first: Sequence,
+    cells: VecDeque<Cell>,
+    messages: u64,
+    bytes: u64,
+    /// Where the writer stood when the counting began: of what is before it, only what was counted since can be taken away.
+    counted_from: Sequence,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Cell {
+    /// How many subscriptions have not settled it.
+    unsettled: i64,
+    weight: u64,
+}
+
+impl Occupancy {
+    pub(super) fn new(limits: Capacity, next: Sequence) -> Self {
+        Occupancy { limits, first: next, cells: VecDeque::new(), messages: 0, bytes: 0, counted_from: next }
+    }
+
+    pub(super) fn counted_from(&self) -> Sequence {
+        self.counted_from
+    }
+
+    pub(super) fn limits(&self) -> Capacity {
+        self.limits
+    }
+
+    pub(super) fn set_limits(&mut self, limits: Capacity) {
+        self.limits = limits;
+    }
+
+    /// Whether this much more fits now.
+    pub(super) fn has_room_for(&self, messages: u64, bytes: u64) -> bool {
+        self.fits(self.messages.saturating_add(messages), self.bytes.saturating_add(bytes))
+    }
+
+    /// Whether this much would fit into the empty topic.
+    pub(super) fn could_ever_fit(&self, messages: u64, bytes: u64) -> bool {
+        self.fits(messages, bytes)
+    }
+
+    fn fits(&self, messages: u64, bytes: u64) -> bool {
+        self.limits.messages_max.is_none_or(|max| messages <= max)
+            && self.limits.bytes_max.is_none_or(|max| bytes <= max)
+    }
+
+    /// A message was appended that this many subscriptions are to settle.
+    pub(super) fn push(&mut self, sequence: Sequence, subscriptions: u64, weight: u64) {
+        if self.cells.is_empty() {
+            self.first = sequence;
+        }
+        // Messages that were published to nobody have no cell of their own: they count as settled.
+        while self.first + (self.cells.len() as u64) < sequence {
+            self.cells.push_back(Cell { unsettled: 0, weight: 0 });
+        }
+        self.cells.push_back(Cell { unsettled: i64::try_from(subscriptions).unwrap_or(i64::MAX), weight });
+        if subscriptions > 0 {
+            self.messages += 1;
+            self.bytes = self.bytes.saturating_add(weight);
+        }
+    }
+
+    /// One subscription settled (`-1`) or has yet to settle (`+1`) the messages `[from, to)`. True: there is more room now.
+    pub(super) fn add(&mut self, from: Sequence, to: Sequence, change: i64) -> bool {
+        let before = (self.messages, self.bytes);
+        let start = usize::try_from(from - self.first).unwrap_or(usize::MAX);
+        let end = usize::try_from(to - self.first).unwrap_or(usize::MAX).min(self.cells.len());
+        for cell in self.cells.range_mut(start.min(end)..end) {
+            let counted = cell.unsettled > 0;
+            cell.unsettled += change;
+            match (counted, cell.unsettled > 0) {
+                (true, false) => {
+                    self.messages -= 1;
+                    self.bytes -= cell.weight;
+                }
+                (false, true) => {
+                    self.messages += 1;
+                    self.bytes += cell.weight;
+                }
+                _ => {}
+            }
+        }
+        (self.messages, self.bytes) < before
+    }
+
+    /// The messages before `floor` are not kept any more.
+    pub(super) fn forget_before(&mut self, floor: Sequence) {
+        while self.first < floor
+            && let Some(cell) = self.cells.front()
+        {
+            if cell.unsettled > 0 {
+                return;
+            }
+            self.cells.pop_front();
+            self.first = self.first.next();
+        }
+    }
+
+    /// The oldest message that is not settled by all.
+    pub(super) fn oldest(&self) -> Option<Sequence> {
+        let at = self.cells.iter().position(|cell| cell.unsettled > 0)?;
+        Some(self.first + at as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seq(n: u64) -> Sequence {
+        Sequence::new(n)
+    }
+
+    #[test]
+    fn a_message_takes_room_until_the_last_subscription_settles_it() {
+        let mut occupancy = Occupancy::new(Capacity::messages(2), seq(1));
+        occupancy.push(seq(1), 2, 8);
+        occupancy.push(seq(2), 2, 8);
+        assert!(
+            !occupancy.has_room_for(1, 8)
+                && occupancy.could_ever_fit(2, 8)
+                && !occupancy.could_ever_fit(3, 8)
+        );
+        assert!(!occupancy.add(seq(2), seq(3), -1));
+        assert!(occupancy.add(seq(2), seq(3), -1), "out of order");
+        assert!(occupancy.has_room_for(1, 8));
+        assert_eq!(occupancy.oldest(), Some(seq(1)));
+        occupancy.add(seq(1), seq(3), 1);
+        assert!(!occupancy.has_room_for(1, 8), "a seek back takes the room again");
+    }
+
+    #[test]
+    fn changes_may_come_in_any_order() {
+        let mut occupancy = Occupancy::new(Capacity::bytes(10), seq(5));
+        occupancy.push(seq(5), 1, 10);
+        occupancy.add(seq(5), seq(6), -1);
+        occupancy.add(seq(5), seq(6), -1);
+        occupancy.add(seq(5), seq(6), 1);
+        assert!(occupancy.has_room_for(1, 10));
+        occupancy.add(seq(5), seq(6), 1);
+        assert!(!occupancy.has_room_for(1, 1));
+        occupancy.forget_before(seq(9));
+        assert_eq!(occupancy.oldest(), Some(seq(5)), "what is not settled is not forgotten");
+    }
+}

@@ -1,0 +1,436 @@
+//! The road in: limits, dedup, capacity, the log, and whoever waits.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, Hash, Hasher};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use crate::delivery::dedup::Admission;
+use crate::engine::local::occupancy::Occupancy;
+use crate::engine::local::topic::{Book, PUBLISHERS, TopicCore, TopicState};
+use crate::engine::timer::Alarm;
+use crate::engine::waiters::Look;
+use crate::error::{CodecError, PublishErrorKind};
+use crate::log::{Slot, Spot};
+use crate::message::{Extras, IdempotencyId, Message, MessageId};
+use crate::options::{
+    ATTRIBUTE_KEY_LEN_MAX, ATTRIBUTE_VALUE_LEN_MAX, ATTRIBUTES_MAX, IDEMPOTENCY_ID_LEN_MAX, Keep,
+    ORDERING_KEY_LEN_MAX, Overflow, PAYLOAD_BYTES_MAX,
+};
+use crate::sequence::Sequence;
+use crate::sync::atomic::Ordering;
+use crate::time::Tick;
+
+/// A message on its way in.
+pub(crate) struct Parcel<E> {
+    /// None once it is in the log.
+    pub(crate) message: Option<Message<E>>,
+    weight: u64,
+    content: u64,
+    pub(crate) receipt: Option<(MessageId, bool)>,
+}
+
+impl<E> Parcel<E> {
+    /// The parcel, leaving one without a message.
+    #[cfg(feature = "async")]
+    pub(crate) fn take(&mut self) -> Parcel<E> {
+        Parcel {
+            message: self.message.take(),
+            weight: self.weight,
+            content: self.content,
+            receipt: self.receipt,
+        }
+    }
+}
+
+/// A message that is not let in.
+pub(crate) struct Refusal<E> {
+    pub(crate) kind: PublishErrorKind,
+    pub(crate) message: Message<E>,
+    pub(crate) encode_error: Option<CodecError>,
+}
+
+/// How long a publisher waits for space.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Patience {
+    None,
+    Until(Tick),
+    Forever,
+}
+
+/// What one attempt to append came to.
+pub(crate) enum Append {
+    Done,
+    Refused(PublishErrorKind),
+    /// The topic is full, and its overflow says to wait.
+    MustWait,
+    /// The topic is full, and its overflow says to drop the oldest: this one.
+    MustDrop(Sequence),
+}
+
+/// What follows an append, outside the lock.
+#[derive(Default)]
+struct Aftermath {
+    published: usize,
+    opened_segment: bool,
+    timed: bool,
+    sweep: bool,
+}
+
+impl<E: Send + Sync + 'static> TopicCore<E> {
+    /// Checks a message against the limits, and calls the user's `weigh` and `fingerprint`. No lock is held.
+    pub(crate) fn parcel(&self, message: Message<E>) -> Result<Parcel<E>, Refusal<E>> {
+        let weight = match &self.weigh {
+            None => size_of::<E>() as u64,
+            Some(weigh) => weigh(&message.event),
+        };
+        let extras = message.extras.as_deref();
+        if weight > PAYLOAD_BYTES_MAX || extras.is_some_and(is_too_large) {
+            return Err(Refusal { kind: PublishErrorKind::TooLarge, message, encode_error: None });
+        }
+        let content = match extras {
+            Some(extras) if extras.idempotency_id.is_some() => self.content_of(&message.event, extras),
+            _ => Ok(0),
+        };
+        let content = match content {
+            Ok(content) => content,
+            Err(error) => {
+                return Err(Refusal { kind: PublishErrorKind::Encode, message, encode_error: Some(error) });
+            }
+        };
+        Ok(Parcel { message: Some(message), weight, content, receipt: None })
+    }
+
+    /// What must be the same of two messages under one idempotency id.
+    fn content_of(&self, event: &E, extras: &Extras) -> Result<u64, CodecError> {
+        let mut hasher = self.broker.hasher().build_hasher();
+        let mut attributes: Vec<_> = extras.attributes.iter().collect();
+        attributes.sort();
+        attributes.hash(&mut hasher);
+        extras.ordering_key.hash(&mut hasher);
+        let payload = self.fingerprint.as_ref().map(|fingerprint| fingerprint(event)).transpose()?;
+        payload.hash(&mut hasher);
+        Ok(hasher.finish())
+    }
+
+    /// Publishes all or none, and waits for space as far as patience and the topic's overflow allow.
+    pub(crate) fn publish(
+        self: &Arc<Self>,
+        parcels: &mut [Parcel<E>],
+        patience: Patience,
+    ) -> Result<(), PublishErrorKind> {
+        let line = &self.broker.line;
+        let mut alarm_is_set = false;
+        self.space.wait(PUBLISHERS, || match self.attempt(parcels) {
+            Err(kind) => Look::GaveUp(Err(kind)),
+            Ok(true) => Look::Found(Ok(())),
+            Ok(false) => match patience {
+                Patience::None => Look::GaveUp(Err(PublishErrorKind::Full)),
+                Patience::Forever => Look::Nothing { until: None },
+                Patience::Until(deadline) if line.now() >= deadline => {
+                    Look::GaveUp(Err(PublishErrorKind::Timeout))
+                }
+                Patience::Until(deadline) => {
+                    if line.is_manual() && !alarm_is_set {
+                        let alarm: Weak<dyn Alarm> = Arc::downgrade(&(self.clone() as Arc<dyn Alarm>));
+                        self.broker.timer.set(deadline, alarm);
+                        alarm_is_set = true;
+                    }
+                    Look::Nothing { until: line.instant_of(deadline) }
+                }
+            },
+        })
+    }
+
+    /// Ok(false): the topic is full, and the publisher is to wait.
+    pub(crate) fn attempt(self: &Arc<Self>, parcels: &mut [Parcel<E>]) -> Result<bool, PublishErrorKind> {
+        let mut looked_ahead = false;
+        loop {
+            match self.append(parcels) {
+                Append::Done => return Ok(true),
+                Append::Refused(kind) => return Err(kind),
+                Append::MustDrop(sequence) => self.drop_oldest(sequence),
+                // Before a publisher waits, it makes sure that no filter would have let these messages go.
+                Append::MustWait if !looked_ahead => {
+                    self.catch_up();
+                    looked_ahead = true;
+                }
+                Append::MustWait => return Ok(false),
+            }
+        }
+    }
+
+    fn append(self: &Arc<Self>, parcels: &mut [Parcel<E>]) -> Append {
+        let now = self.broker.now();
+        let mut after = Aftermath::default();
+        {
+            let mut state = self.state.lock();
+            if let Some(kind) = self.closed_to_publishers() {
+                return Append::Refused(kind);
+            }
+            if let Err(kind) = self.admit(&mut state, parcels, now) {
+                return Append::Refused(kind);
+            }
+            if let Some(refusal) = refuse_for_space(&state, parcels) {
+                return refusal;
+            }
+            self.write(&mut state, parcels, now, &mut after);
+            self.log.publish_tail(&state.writer);
+        }
+        self.follow_up_publish(&after);
+        Append::Done
+    }
+
+    /// Finds the repeats: those published before, and those of an earlier one in the batch. Records nothing.
+    fn admit(
+        &self,
+        state: &mut TopicState<E>,
+        parcels: &mut [Parcel<E>],
+        now: Tick,
+    ) -> Result<(), PublishErrorKind> {
+        if state.config.dedup.is_off() {
+            return Ok(());
+        }
+        let incarnation = self.log.incarnation();
+        let mut in_batch: HashMap<IdempotencyId, u64> = HashMap::new();
+        let several = parcels.len() > 1;
+        for parcel in parcels.iter_mut() {
+            parcel.receipt = None;
+            let Some(id) = id_of(parcel) else { continue };
+            match state.dedup.admit(id, parcel.content, now) {
+                Admission::Conflict => return Err(PublishErrorKind::IdempotencyConflict),
+                Admission::Repeat(sequence) => {
+                    parcel.receipt = Some((MessageId::new(incarnation, sequence), true));
+                }
+                Admission::New if several => match in_batch.get(id) {
+                    Some(&content) if content != parcel.content => {
+                        return Err(PublishErrorKind::IdempotencyConflict);
+                    }
+                    // Its receipt follows once the first has its sequence.
+                    Some(_) => parcel.receipt = Some((MessageId::new(incarnation, Sequence::new(0)), true)),
+                    None => drop(in_batch.insert(id.clone(), parcel.content)),
+                },
+                Admission::New => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn write(
+        self: &Arc<Self>,
+        state: &mut TopicState<E>,
+        parcels: &mut [Parcel<E>],
+        now: Tick,
+        after: &mut Aftermath,
+    ) {
+        let published = state.last_published.max(now);
+        state.last_published = published;
+        let (subscriptions, is_kept) = self.readers(state);
+        let incarnation = self.log.incarnation();
+        let dedups = !state.config.dedup.is_off();
+        for parcel in parcels.iter_mut() {
+            if let Some((id, _)) = parcel.receipt {
+                self.deduplicated.fetch_add(1, Ordering::Relaxed);
+                if id.sequence() == 0
+                    && let Some(first) = id_of(parcel)
+                    && let Admission::Repeat(sequence) = state.dedup.admit(first, parcel.content, now)
+                {
+                    parcel.receipt = Some((MessageId::new(incarnation, sequence), true));
+                }
+                continue;
+            }
+            let sequence = state.writer.next();
+            parcel.receipt = Some((MessageId::new(incarnation, sequence), false));
+            if dedups && let Some(id) = id_of(parcel) {
+                state.dedup.record(id, parcel.content, sequence, now);
+            }
+            if !is_kept {
+                // Nobody is to get it. It is dropped by the publisher, outside the lock.
+                state.writer.skip(1);
+                continue;
+            }
+            let Some(message) = parcel.message.take() else { continue };
+            if let Some(extras) = &message.extras {
+                self.note_times(state, sequence, published, extras, after);
+            }
+            let slot = Slot::own(message.event, published, message.extras);
+            self.keep(state, slot, parcel.weight, subscriptions, after);
+            after.published += 1;
+        }
+    }
+
+    /// How many subscriptions there are, and whether anybody or anything keeps what is appended now. Under the topic's lock.
+    fn readers(&self, state: &TopicState<E>) -> (u64, bool) {
+        let books = self.books.read();
+        let is_kept = state.config.retention.keep != Keep::UntilAcked || !books.is_empty();
+        let subscriptions = match state.occupancy {
+            None => 0,
+            Some(_) => books.iter().filter(|book| matches!(book, Book::Subscription(_))).count() as u64,
+        };
+        (subscriptions, is_kept)
+    }
+
+    fn keep(
+        &self,
+        state: &mut TopicState<E>,
+        slot: Slot<E>,
+        weight: u64,
+        subscriptions: u64,
+        after: &mut Aftermath,
+    ) {
+        let (sequence, opened) = self.log.append(&mut state.writer, slot, weight);
+        state.resident_messages += 1;
+        state.resident_bytes = state.resident_bytes.saturating_add(weight);
+        after.opened_segment |= opened;
+        if let Some(occupancy) = &mut state.occupancy {
+            occupancy.push(sequence, subscriptions, weight);
+        }
+        after.sweep |= state.is_over_bounds();
+    }
+
+    fn note_times(
+        &self,
+        state: &mut TopicState<E>,
+        sequence: Sequence,
+        published: Tick,
+        extras: &Extras,
+        after: &mut Aftermath,
+    ) {
+        if !extras.is_timed() {
+            return;
+        }
+        // Before the tail shows the message: a receiver that sees the tail sees that it has to look.
+        self.timed.store(true, Ordering::Release);
+        after.timed = true;
+        if extras.deliver_after.is_some() {
+            state.delays.retain(|_, until| *until > published);
+            state.delays.insert(sequence, extras.due(published));
+        }
+        let expiry = extras.expiry(published);
+        if expiry != Tick::NEVER {
+            state.lives.insert((expiry, sequence));
+        }
+    }
+
+    fn follow_up_publish(self: &Arc<Self>, after: &Aftermath) {
+        if after.published > 0 && !self.receivers.nobody() {
+            self.receivers.wake_each(after.published);
+        }
+        if after.timed || (after.opened_segment && matches!(self.config().retention.keep, Keep::For(_))) {
+            self.arm();
+        }
+        let shortest = self.expire_after_min.load(Ordering::Relaxed);
+        if shortest < u64::MAX {
+            self.arm_at(self.broker.now() + Duration::from_nanos(shortest));
+        }
+        if after.opened_segment && self.filtered.load(Ordering::Relaxed) {
+            // Filters run where somebody receives; where nobody does, the timer looks now and then.
+            let alarm: Weak<dyn Alarm> = Arc::downgrade(&(self.clone() as Arc<dyn Alarm>));
+            self.broker.timer.set(self.broker.now(), alarm);
+        }
+        if after.sweep {
+            self.sweep();
+        }
+    }
+
+    /// Appends a dead letter, which shares the event of its origin, whatever the capacity. False: nobody would keep it.
+    pub(crate) fn append_shared(self: &Arc<Self>, origin: &Spot<E>, extras: Extras) -> bool {
+        let size = size_of::<E>() as u64;
+        // The user's code, on the road of a message that must not be lost: what it throws stays here.
+        let weight = match &self.weigh {
+            None => size,
+            Some(weigh) => catch_unwind(AssertUnwindSafe(|| weigh(origin.event()))).unwrap_or(size),
+        };
+        let now = self.broker.now();
+        let mut after = Aftermath::default();
+        {
+            let mut state = self.state.lock();
+            let (subscriptions, is_kept) = self.readers(&state);
+            if self.ended().is_some() || !is_kept {
+                return false;
+            }
+            let published = state.last_published.max(now);
+            state.last_published = published;
+            let slot = Slot::shared(origin, published, extras);
+            self.keep(&mut state, slot, weight, subscriptions, &mut after);
+            self.log.publish_tail(&state.writer);
+        }
+        if after.opened_segment || after.sweep {
+            self.follow_up_publish(&after);
+        }
+        true
+    }
+
+    /// The oldest message that is not settled by all is settled by all.
+    fn drop_oldest(self: &Arc<Self>, sequence: Sequence) {
+        let mut dropped = false;
+        for subscription in self.subscriptions() {
+            dropped |= subscription.drop_message(sequence);
+        }
+        if dropped {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        } else {
+            // All settled it meanwhile, and their news is on its way to the count.
+            crate::sync::thread::yield_now();
+        }
+    }
+
+    /// Counts from now on, under the topic's lock: what is kept and not settled by all takes room.
+    pub(super) fn start_counting(&self, state: &mut TopicState<E>) {
+        let mut occupancy = Occupancy::new(state.config.capacity, state.writer.next());
+        let mut at = self.log.first_kept();
+        while let Some(segment) = self.log.segment_from(at) {
+            let mean = segment.bytes().checked_div(segment.len()).unwrap_or(0);
+            for n in 0..segment.len() {
+                occupancy.push(segment.first() + n, 0, mean);
+            }
+            at = segment.end();
+        }
+        state.occupancy = Some(occupancy);
+    }
+}
+
+impl<E> TopicState<E> {
+    /// Whether the retention's own bounds are passed.
+    pub(super) fn is_over_bounds(&self) -> bool {
+        let retention = self.config.retention;
+        retention.messages_max.is_some_and(|max| self.resident_messages > max)
+            || retention.bytes_max.is_some_and(|max| self.resident_bytes > max)
+    }
+}
+
+fn refuse_for_space<E>(state: &TopicState<E>, parcels: &[Parcel<E>]) -> Option<Append> {
+    let occupancy = state.occupancy.as_ref()?;
+    let new = parcels.iter().filter(|parcel| parcel.receipt.is_none());
+    let (messages, bytes) =
+        new.fold((0_u64, 0_u64), |(count, bytes), parcel| (count + 1, bytes.saturating_add(parcel.weight)));
+    if messages == 0 || occupancy.has_room_for(messages, bytes) {
+        return None;
+    }
+    if !occupancy.could_ever_fit(messages, bytes) {
+        return Some(Append::Refused(PublishErrorKind::TooLarge));
+    }
+    Some(match occupancy.limits().overflow {
+        Overflow::Block => Append::MustWait,
+        Overflow::Reject => Append::Refused(PublishErrorKind::Full),
+        Overflow::DropOldest => match occupancy.oldest() {
+            Some(sequence) => Append::MustDrop(sequence),
+            None => Append::MustWait,
+        },
+    })
+}
+
+fn id_of<E>(parcel: &Parcel<E>) -> Option<&IdempotencyId> {
+    parcel.message.as_ref()?.extras.as_ref()?.idempotency_id.as_ref()
+}
+
+fn is_too_large(extras: &Extras) -> bool {
+    extras.attributes.len() > ATTRIBUTES_MAX
+        || extras
+            .attributes
+            .iter()
+            .any(|(key, value)| key.len() > ATTRIBUTE_KEY_LEN_MAX || value.len() > ATTRIBUTE_VALUE_LEN_MAX)
+        || extras.ordering_key.as_ref().is_some_and(|key| key.len() > ORDERING_KEY_LEN_MAX)
+        || extras.idempotency_id.as_ref().is_some_and(|id| id.len() > IDEMPOTENCY_ID_LEN_MAX)
+}

@@ -1,0 +1,371 @@
+//! Where subscriptions begin, and where they are put back to: starts, seeks, snapshots, and their end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::delivery::filter::Filter;
+use crate::delivery::ledger::{Ledger, Rules};
+use crate::delivery::settled::Settled;
+use crate::engine::local::broker::{AnyTopic, BrokerCore, SnapshotEntry};
+use crate::engine::local::dead_letter::Cemetery;
+use crate::engine::local::subscription::{FilterFn, SubscriptionCore, unsettled_runs};
+use crate::engine::local::topic::{Book, PUBLISHERS, TopicCore};
+use crate::error::{CreateError, DeleteError, RecvError, SeekError};
+use crate::name::Name;
+use crate::options::{SNAPSHOT_LIFE, Seek, Start};
+use crate::sequence::Sequence;
+use crate::time::Tick;
+
+/// Where a subscription stood at one moment, and what the topic keeps for it.
+pub(crate) struct Snapshot {
+    pub(crate) id: u64,
+    pub(crate) name: Name,
+    pub(crate) settled: Settled,
+    pub(crate) expires: Tick,
+}
+
+/// What makes a subscription.
+pub(crate) struct Plan<E> {
+    pub(crate) name: Name,
+    pub(crate) start: Start,
+    pub(crate) filter: Option<Filter>,
+    pub(crate) filter_fn: Option<FilterFn<E>>,
+    pub(crate) rules: Rules,
+    pub(crate) expire_after: Option<Duration>,
+    pub(crate) cemetery: Option<Cemetery<E>>,
+}
+
+impl<E: Send + Sync + 'static> TopicCore<E> {
+    /// Creates a subscription, unless there is one of this name: then gives that one back.
+    pub(crate) fn subscribe(
+        self: &Arc<Self>,
+        plan: Plan<E>,
+    ) -> Result<Arc<SubscriptionCore<E>>, SubscribeError<E>> {
+        let created = {
+            // Time and place are looked up first: what is kept can only become less meanwhile, and what is gone by then is marked as such below.
+            let wanted = self.place_of(&plan.start);
+            let mut state = self.state.lock();
+            if let Some(error) = self.ended() {
+                return Err(SubscribeError::Ended(error));
+            }
+            let mut books = self.books.write();
+            if let Some(existing) = books.iter().find_map(|book| book.named(&plan.name)) {
+                return Err(SubscribeError::Exists(existing));
+            }
+            state.epoch += 1;
+            let tail = state.writer.next();
+            let start = wanted.unwrap_or(tail).min(tail);
+            let subscription = SubscriptionCore::new(
+                self.broker.next_book(),
+                plan.name,
+                self.clone(),
+                plan.filter,
+                plan.filter_fn,
+                plan.rules,
+                plan.expire_after,
+                plan.cemetery,
+                start,
+            );
+            // Nobody else knows the subscription yet: its lock is free.
+            let mut desk = subscription.desk.lock();
+            desk.counted = state.occupancy.is_some();
+            if start < tail {
+                self.mark_gaps(&mut desk.ledger, start);
+                if let Some(occupancy) = &mut state.occupancy {
+                    for (from, to) in unsettled_runs(&desk.ledger, tail) {
+                        occupancy.add(from, to, 1);
+                    }
+                }
+                let _marked = desk.ledger.take_news();
+            }
+            drop(desk);
+            books.push(Book::Subscription(subscription.clone()));
+            subscription
+        };
+        self.note_expire_after();
+        self.arm();
+        self.broker.retry_parked(&self.name);
+        Ok(created)
+    }
+
+    /// None: the end.
+    fn place_of(&self, start: &Start) -> Option<Sequence> {
+        match start {
+            Start::Latest => None,
+            Start::Earliest => Some(self.oldest_kept()),
+            Start::Time(time) => {
+                Some(self.log.first_at(Tick::from_system_time(*time)).max(self.oldest_kept()))
+            }
+            Start::Sequence(sequence) => Some(Sequence::new(*sequence).max(self.oldest_kept())),
+        }
+    }
+
+    fn mark_gaps(&self, ledger: &mut Ledger, start: Sequence) {
+        for (from, to) in self.log.gaps(start) {
+            ledger.handle_removed(from, to);
+        }
+    }
+
+    /// From here to [`end_hold`](Self::end_hold) nothing is removed from the log.
+    fn begin_hold(&self) {
+        let mut state = self.state.lock();
+        state.epoch += 1;
+        state.pending += 1;
+    }
+
+    fn end_hold(self: &Arc<Self>, changes: &[(Sequence, Sequence, i64)]) {
+        {
+            let mut state = self.state.lock();
+            state.epoch += 1;
+            state.pending -= 1;
+            if let Some(occupancy) = &mut state.occupancy {
+                for &(from, to, change) in changes {
+                    occupancy.add(from, to, change);
+                }
+            }
+        }
+        if !changes.is_empty() {
+            self.space.wake_all_of(PUBLISHERS);
+        }
+        self.sweep();
+        self.arm();
+    }
+
+    /// Whether occupancy is counted at all: then a seek says what it changed.
+    fn counts_occupancy(&self) -> bool {
+        self.state.lock().occupancy.is_some()
+    }
+
+    /// A book is gone: what only it needed goes.
+    pub(super) fn remove_book(&self, id: u64) {
+        let (removed, tail) = {
+            let mut state = self.state.lock();
+            state.epoch += 1;
+            let mut books = self.books.write();
+            let at = books.iter().position(|book| book.id() == id);
+            (at.map(|at| books.remove(at)), state.writer.next())
+        };
+        let Some(removed) = removed else { return };
+        if let Book::Subscription(subscription) = &removed {
+            let (unsettled, counted) = subscription.close(tail);
+            self.note_gone(&unsettled, counted);
+            self.receivers.wake_all_of(id);
+        }
+        self.note_expire_after();
+        drop(removed);
+    }
+
+    /// A deleted subscription settles nothing any more: what it had not settled takes no room for it.
+    fn note_gone(&self, unsettled: &[(Sequence, Sequence)], counted: bool) {
+        {
+            let mut state = self.state.lock();
+            let Some(occupancy) = &mut state.occupancy else { return };
+            for &(from, to) in unsettled {
+                let from = if counted { from } else { from.max(occupancy.counted_from()) };
+                occupancy.add(from, to, -1);
+            }
+        }
+        self.space.wake_all_of(PUBLISHERS);
+    }
+
+    /// Snapshots whose life is over go.
+    pub(super) fn end_snapshots(&self, now: Tick) {
+        loop {
+            let over = {
+                let books = self.books.read();
+                books.iter().find_map(|book| match book {
+                    Book::Snapshot(snapshot) if snapshot.expires <= now => Some(snapshot.clone()),
+                    _ => None,
+                })
+            };
+            let Some(snapshot) = over else { return };
+            self.remove_book(snapshot.id);
+            let mut snapshots = self.broker.snapshots.lock();
+            let is_this = |entry: &SnapshotEntry| {
+                entry.snapshot.as_ref().is_some_and(|entered| Arc::ptr_eq(entered, &snapshot))
+            };
+            if snapshots.get(&snapshot.name).is_some_and(is_this) {
+                snapshots.remove(&snapshot.name);
+            }
+        }
+    }
+}
+
+/// Why a subscription was not created.
+pub(crate) enum SubscribeError<E> {
+    Ended(RecvError),
+    Exists(Arc<SubscriptionCore<E>>),
+}
+
+impl<E: Send + Sync + 'static> Book<E> {
+    fn named(&self, name: &Name) -> Option<Arc<SubscriptionCore<E>>> {
+        match self {
+            Book::Subscription(subscription) if subscription.name == *name => Some(subscription.clone()),
+            _ => None,
+        }
+    }
+}
+
+/// Where a seek leads.
+enum Place {
+    At(Sequence),
+    Image(Settled),
+}
+
+impl<E: Send + Sync + 'static> SubscriptionCore<E> {
+    pub(crate) fn seek(self: &Arc<Self>, seek: &Seek) -> Result<(), SeekError> {
+        if let Some(error) = self.ended() {
+            return Err(error.into());
+        }
+        let image = match seek {
+            Seek::Snapshot(name) => Some(self.image_of(name)?),
+            _ => None,
+        };
+        self.topic.begin_hold();
+        let place = match (seek, image) {
+            (_, Some(image)) => Place::Image(image),
+            (Seek::Earliest, _) => Place::At(self.topic.oldest_kept()),
+            (Seek::Time(time), _) => {
+                let first = self.topic.log.first_at(Tick::from_system_time(*time));
+                Place::At(first.max(self.topic.oldest_kept()))
+            }
+            (Seek::Sequence(sequence), _) => {
+                Place::At(Sequence::new(*sequence).max(self.topic.oldest_kept()).min(self.topic.log.tail()))
+            }
+            (Seek::Latest | Seek::Snapshot(_), None) => Place::At(self.topic.log.tail()),
+        };
+        let moved = self.move_to(place);
+        self.topic.end_hold(moved.as_deref().unwrap_or_default());
+        self.topic.receivers.wake_all_of(self.id);
+        moved.map(drop).ok_or(SeekError::Deleted)
+    }
+
+    /// Gives what changed for the topic's occupancy. None: the subscription was deleted meanwhile.
+    fn move_to(self: &Arc<Self>, place: Place) -> Option<Vec<(Sequence, Sequence, i64)>> {
+        let counts = self.topic.counts_occupancy();
+        let tail = self.topic.log.tail();
+        self.change(|ledger| {
+            let before = if counts { unsettled_runs(ledger, tail) } else { Vec::new() };
+            // News of what was settled before is lost with the old generation's: it is in `before` as settled, and said below.
+            match place {
+                Place::At(start) => ledger.seek_to(start),
+                Place::Image(image) => ledger.seek_to_image(image),
+            }
+            self.topic.mark_gaps(ledger, ledger.low());
+            let _marked = ledger.take_news();
+            let mut changes: Vec<_> = before.into_iter().map(|(from, to)| (from, to, -1)).collect();
+            if counts {
+                changes.extend(unsettled_runs(ledger, tail).into_iter().map(|(from, to)| (from, to, 1)));
+            }
+            changes
+        })
+    }
+
+    fn image_of(&self, name: &str) -> Result<Settled, SeekError> {
+        self.topic.end_snapshots(self.topic.broker.now());
+        let snapshots = self.topic.broker.snapshots.lock();
+        let snapshot = snapshots.get(name).and_then(|entry| entry.snapshot.clone());
+        drop(snapshots);
+        let mine = snapshot.filter(|snapshot| {
+            let books = self.topic.books.read();
+            books.iter().any(|book| book.id() == snapshot.id)
+        });
+        mine.map(|snapshot| snapshot.settled.clone())
+            .ok_or_else(|| SeekError::NotFound { name: name.to_owned() })
+    }
+
+    /// Keeps what this subscription has not settled now, and all that is published later, under a name.
+    pub(crate) fn snapshot(self: &Arc<Self>, name: Name, life: Option<Duration>) -> Result<(), CreateError> {
+        if let Some(error) = self.ended() {
+            return Err(error.into());
+        }
+        self.run_timeouts();
+        let broker = &self.topic.broker;
+        let now = broker.now();
+        broker.reserve_snapshot(&name, self.topic.clone())?;
+        self.topic.begin_hold();
+        let snapshot = Arc::new(Snapshot {
+            id: broker.next_book(),
+            name: name.clone(),
+            settled: self.desk.lock().ledger.settled().clone(),
+            expires: now + life.unwrap_or(SNAPSHOT_LIFE),
+        });
+        let ended = {
+            let _state = self.topic.state.lock();
+            let ended = self.ended();
+            if ended.is_none() {
+                self.topic.books.write().push(Book::Snapshot(snapshot.clone()));
+            }
+            ended
+        };
+        broker.fill_snapshot(&name, ended.is_none().then_some(snapshot));
+        self.topic.end_hold(&[]);
+        ended.map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    pub(crate) fn delete(self: &Arc<Self>) -> Result<(), DeleteError> {
+        match self.ended() {
+            Some(RecvError::Closed) => return Err(DeleteError::Closed),
+            Some(RecvError::Deleted) => return Err(DeleteError::NotFound { name: self.name.to_string() }),
+            None => {}
+        }
+        self.topic.remove_book(self.id);
+        self.topic.sweep();
+        Ok(())
+    }
+}
+
+impl BrokerCore {
+    fn reserve_snapshot(&self, name: &Name, topic: Arc<dyn AnyTopic>) -> Result<(), CreateError> {
+        let mut snapshots = self.snapshots.lock();
+        if snapshots.contains_key(name) {
+            return Err(CreateError::AlreadyExists { name: name.to_string() });
+        }
+        snapshots.insert(name.clone(), SnapshotEntry { topic, snapshot: None });
+        Ok(())
+    }
+
+    fn fill_snapshot(&self, name: &Name, snapshot: Option<Arc<Snapshot>>) {
+        let mut snapshots = self.snapshots.lock();
+        match (snapshots.get_mut(name), snapshot) {
+            (Some(entry), Some(snapshot)) => entry.snapshot = Some(snapshot),
+            (Some(_), None) => drop(snapshots.remove(name)),
+            (None, _) => {}
+        }
+    }
+
+    pub(crate) fn snapshot_names(&self) -> Vec<String> {
+        let snapshots = self.snapshots.lock();
+        let taken = snapshots.iter().filter(|(_, entry)| entry.snapshot.is_some());
+        taken.map(|(name, _)| name.to_string()).collect()
+    }
+
+    pub(crate) fn delete_snapshot(&self, name: &str) -> Result<(), DeleteError> {
+        let entry = {
+            let mut snapshots = self.snapshots.lock();
+            match snapshots.get(name) {
+                Some(entry) if entry.snapshot.is_some() => snapshots.remove(name),
+                _ => None,
+            }
+        };
+        let Some(SnapshotEntry { topic, snapshot: Some(snapshot) }) = entry else {
+            return Err(DeleteError::NotFound { name: name.to_owned() });
+        };
+        topic.forget_book(snapshot.id);
+        Ok(())
+    }
+
+    /// A deleted topic takes its snapshots along.
+    pub(crate) fn forget_snapshots_of(&self, topic: &Arc<dyn AnyTopic>) {
+        let gone: Vec<_> = {
+            let mut snapshots = self.snapshots.lock();
+            let names: Vec<_> = snapshots
+                .iter()
+                .filter(|(_, entry)| Arc::ptr_eq(&entry.topic, topic))
+                .map(|(n, _)| n.clone())
+                .collect();
+            names.iter().filter_map(|name| snapshots.remove(name)).collect()
+        };
+        drop(gone);
+    }
+}

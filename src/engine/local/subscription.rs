@@ -1,0 +1,347 @@
+//! One subscription: its book under its lock, and what follows from a change in it.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use crate::delivery::filter::Filter;
+use crate::delivery::ledger::{Counts, Ledger, LedgerEvent, Rules};
+use crate::engine::local::dead_letter::Cemetery;
+use crate::engine::local::topic::TopicCore;
+use crate::engine::timer::Alarm;
+use crate::error::RecvError;
+use crate::log::Segment;
+use crate::message::MessageRef;
+use crate::name::Name;
+use crate::options::{DeliveryMode, MessageStatus};
+use crate::sequence::Sequence;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Mutex, RwLock};
+use crate::time::{Tick, nanos};
+
+pub(crate) type FilterFn<E> = Arc<dyn Fn(MessageRef<'_, E>) -> bool + Send + Sync>;
+
+/// The most consequences of time that are brought about in one holding of the lock.
+pub(super) const TIMEOUT_BUDGET: usize = 256;
+
+pub(crate) struct SubscriptionCore<E> {
+    pub(crate) id: u64,
+    pub(crate) name: Name,
+    pub(crate) topic: Arc<TopicCore<E>>,
+    pub(crate) filter: Option<Filter>,
+    pub(crate) filter_fn: Option<FilterFn<E>>,
+    pub(crate) ordered: bool,
+    pub(crate) mode: DeliveryMode,
+    pub(super) desk: Mutex<Desk>,
+    /// Where its dead letters go.
+    pub(super) cemetery: RwLock<Option<Cemetery<E>>>,
+    expire_after: AtomicU64,
+    deleted: AtomicBool,
+    /// The earliest alarm that is set.
+    scheduled: AtomicU64,
+    /// The ledger's low water, as of its last change.
+    low: AtomicU64,
+}
+
+/// Under the subscription's lock.
+pub(super) struct Desk {
+    pub(super) ledger: Ledger,
+    /// Deleted: nothing is settled here any more.
+    pub(super) closed: bool,
+    /// Whether the topic's occupancy counts what this subscription had not settled when the counting began.
+    pub(super) counted: bool,
+}
+
+/// What follows from a change in a ledger, outside its lock.
+#[derive(Default)]
+pub(super) struct After {
+    pub(super) events: Vec<LedgerEvent>,
+    news: Vec<(Sequence, Sequence)>,
+    counted: bool,
+    /// Whether the segment of the message that was settled is done, if the caller named one.
+    segment_done: Option<bool>,
+    deliverable: bool,
+    timeout: Option<Tick>,
+}
+
+impl<E: Send + Sync + 'static> SubscriptionCore<E> {
+    #[expect(clippy::too_many_arguments, reason = "called once, by the subscription builder")]
+    pub(super) fn new(
+        id: u64,
+        name: Name,
+        topic: Arc<TopicCore<E>>,
+        filter: Option<Filter>,
+        filter_fn: Option<FilterFn<E>>,
+        rules: Rules,
+        expire_after: Option<Duration>,
+        cemetery: Option<Cemetery<E>>,
+        start: Sequence,
+    ) -> Arc<Self> {
+        let (ordered, mode) = (rules.ordered, rules.mode);
+        // The seed only spreads retries; a manual clock makes it the same in each run.
+        let seed = topic.broker.now().nanos() ^ id;
+        let desk = Desk { ledger: Ledger::new(rules, start, seed), closed: false, counted: false };
+        Arc::new(SubscriptionCore {
+            id,
+            name,
+            topic,
+            filter,
+            filter_fn,
+            ordered,
+            mode,
+            desk: Mutex::new(desk),
+            cemetery: RwLock::new(cemetery),
+            expire_after: AtomicU64::new(expire_after.map_or(u64::MAX, nanos)),
+            deleted: AtomicBool::new(false),
+            scheduled: AtomicU64::new(u64::MAX),
+            low: AtomicU64::new(start.get()),
+        })
+    }
+
+    /// Why nothing can be settled, sought or asked here any more, if so.
+    pub(crate) fn ended(&self) -> Option<RecvError> {
+        if self.deleted.load(Ordering::SeqCst) {
+            return Some(if self.topic.ended() == Some(RecvError::Closed) {
+                RecvError::Closed
+            } else {
+                RecvError::Deleted
+            });
+        }
+        self.topic.ended()
+    }
+
+    pub(super) fn low(&self) -> Sequence {
+        Sequence::new(self.low.load(Ordering::Acquire))
+    }
+
+    pub(super) fn has_settled(&self, from: Sequence, to: Sequence) -> bool {
+        self.low() >= to || self.desk.lock().ledger.settled().all_settled(from, to)
+    }
+
+    pub(crate) fn has_filter(&self) -> bool {
+        self.filter.is_some() || self.filter_fn.is_some()
+    }
+
+    pub(crate) fn expire_after(&self) -> Option<Duration> {
+        let nanos = self.expire_after.load(Ordering::Relaxed);
+        (nanos < u64::MAX).then(|| Duration::from_nanos(nanos))
+    }
+
+    pub(crate) fn cemetery_name(&self) -> Option<Name> {
+        self.cemetery.read().as_ref().map(|cemetery| cemetery.name.clone())
+    }
+
+    pub(crate) fn rules(&self) -> Rules {
+        self.desk.lock().ledger.rules().clone()
+    }
+
+    /// Changes the rules; what is outstanding keeps its deadline.
+    pub(crate) fn update(
+        self: &Arc<Self>,
+        rules: Rules,
+        cemetery: Option<Option<Cemetery<E>>>,
+        expire_after: Option<Option<Duration>>,
+    ) {
+        if let Some(cemetery) = cemetery {
+            *self.cemetery.write() = cemetery;
+        }
+        self.change(|ledger| ledger.set_rules(rules));
+        if let Some(expire_after) = expire_after {
+            self.expire_after.store(expire_after.map_or(u64::MAX, nanos), Ordering::Relaxed);
+            self.topic.note_expire_after();
+            self.change(|ledger| ledger.set_expiries(|sequence| self.expiry_of(sequence)));
+            self.topic.arm();
+        }
+        self.run_timeouts();
+        // What was parked may have somewhere to go now.
+        self.change(Ledger::retry_parked);
+    }
+
+    /// When the message leaves this subscription unsettled: by its own life, or by the subscription's.
+    fn expiry_of(&self, sequence: Sequence) -> Tick {
+        let Some(spot) = self.topic.log.find(sequence) else { return Tick::NEVER };
+        let (published, extras) = self.topic.log.extras(&spot);
+        let own = extras.map_or(Tick::NEVER, |extras| extras.expiry(published));
+        self.expire_after().map_or(own, |after| own.min(published + after))
+    }
+
+    /// Changes the ledger, and does all that follows before it returns.
+    pub(super) fn change<T>(self: &Arc<Self>, act: impl FnOnce(&mut Ledger) -> T) -> Option<T> {
+        let (done, after) = {
+            let mut desk = self.desk.lock();
+            if desk.closed {
+                return None;
+            }
+            let done = act(&mut desk.ledger);
+            (done, self.collect(&mut desk, None))
+        };
+        self.follow_up(after);
+        Some(done)
+    }
+
+    /// What follows from what was just done to the ledger. Under the subscription's lock.
+    pub(super) fn collect(&self, desk: &mut Desk, segment: Option<&Segment<E>>) -> After {
+        // The tail first: if it shows a message of the next segment, this one is seen to be sealed.
+        let tail = self.topic.log.tail();
+        let ledger = &mut desk.ledger;
+        self.low.store(ledger.low().get(), Ordering::Release);
+        ledger.forget_before(self.topic.log.floor());
+        let news = ledger.take_news();
+        let segment_done = segment.filter(|_| !news.is_empty()).map(|segment| match segment.sealed_span() {
+            Some((from, to)) => ledger.settled().all_settled(from, to),
+            None => ledger.low() >= tail,
+        });
+        After {
+            events: ledger.take_events(),
+            news,
+            counted: desk.counted,
+            segment_done,
+            deliverable: !self.topic.receivers.nobody() && ledger.has_deliverable(tail),
+            timeout: ledger.poll_timeout(),
+        }
+    }
+
+    pub(super) fn follow_up(self: &Arc<Self>, after: After) {
+        if !after.events.is_empty() {
+            self.bury_all(after.events);
+        }
+        if !after.news.is_empty() {
+            self.topic.note_settled(self.id, &after.news, after.counted, after.segment_done);
+        }
+        self.arm(after.timeout);
+        self.topic.broker.note_settled();
+        if after.deliverable {
+            self.topic.receivers.wake(self.id, 1);
+        }
+    }
+
+    /// Sets an alarm for the ledger's next timeout, if somebody is to notice it who does not call.
+    pub(super) fn arm(self: &Arc<Self>, timeout: Option<Tick>) {
+        let Some(at) = timeout else { return };
+        if at.nanos() >= self.scheduled.load(Ordering::SeqCst) || !self.cares_about_time() {
+            return;
+        }
+        if at.nanos() < self.scheduled.fetch_min(at.nanos(), Ordering::SeqCst) {
+            self.topic.broker.timer.set(at, self.alarm());
+        }
+    }
+
+    fn cares_about_time(&self) -> bool {
+        let topic = &self.topic;
+        topic.broker.line.is_manual()
+            || (!topic.receivers.nobody() && topic.receivers.has(self.id))
+            || self.cemetery.read().is_some()
+            || self.expire_after().is_some()
+            || topic.timed.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn alarm(self: &Arc<Self>) -> Weak<dyn Alarm> {
+        Arc::downgrade(&(self.clone() as Arc<dyn Alarm>))
+    }
+
+    /// Brings about what time has brought about by now.
+    pub(crate) fn run_timeouts(self: &Arc<Self>) {
+        let now = self.topic.broker.now();
+        while self.change(|ledger| ledger.handle_timeout(now, TIMEOUT_BUDGET)) == Some(true) {}
+    }
+
+    pub(crate) fn set_paused(self: &Arc<Self>, paused: bool) {
+        self.change(|ledger| ledger.set_paused(paused));
+        if !paused {
+            self.topic.receivers.wake_all_of(self.id);
+        }
+    }
+
+    pub(crate) fn status(self: &Arc<Self>, sequence: Sequence, due: Tick) -> MessageStatus {
+        self.run_timeouts();
+        let now = self.topic.broker.now();
+        let desk = self.desk.lock();
+        match desk.ledger.status(sequence) {
+            MessageStatus::Waiting if sequence >= desk.ledger.cursor() && due > now => MessageStatus::Delayed,
+            status => status,
+        }
+    }
+
+    pub(crate) fn backlog_and_outstanding(&self) -> (u64, u64) {
+        let desk = self.desk.lock();
+        // Under the lock: what is settled lies before this tail.
+        let tail = self.topic.log.tail();
+        (desk.ledger.settled().unsettled_before(tail), desk.ledger.outstanding())
+    }
+
+    /// The counters, and what is delayed, parked, and the oldest that is unsettled.
+    pub(crate) fn survey(self: &Arc<Self>) -> Survey {
+        self.run_timeouts();
+        let now = self.topic.broker.now();
+        let (mut survey, cursor) = {
+            let desk = self.desk.lock();
+            // Under the lock: what is settled lies before this tail.
+            let tail = self.topic.log.tail();
+            let ledger = &desk.ledger;
+            let survey = Survey {
+                counts: ledger.counts(),
+                backlog: ledger.settled().unsettled_before(tail),
+                outstanding: ledger.outstanding(),
+                delayed: ledger.delayed(),
+                parked: ledger.parked(),
+                oldest: ledger.settled().next_unsettled_run(ledger.low(), tail).map(|run| run.0),
+                oldest_age: None,
+            };
+            (survey, ledger.cursor())
+        };
+        survey.delayed += self.topic.delayed_from(cursor, now);
+        let oldest = survey.oldest.and_then(|sequence| self.topic.log.find(sequence));
+        survey.oldest_age = oldest.map(|spot| now.since(self.topic.log.extras(&spot).0));
+        survey
+    }
+
+    /// The topic drops this message. False: it was settled here already.
+    pub(super) fn drop_message(self: &Arc<Self>, sequence: Sequence) -> bool {
+        self.change(|ledger| ledger.handle_dropped(sequence)).unwrap_or(false)
+    }
+
+    /// Marks it deleted; gives what it had not settled of what was published before it went, for the topic's occupancy.
+    pub(super) fn close(&self, tail: Sequence) -> (Vec<(Sequence, Sequence)>, bool) {
+        self.deleted.store(true, Ordering::SeqCst);
+        let mut desk = self.desk.lock();
+        desk.closed = true;
+        (unsettled_runs(&desk.ledger, tail), desk.counted)
+    }
+}
+
+/// All that is unsettled up to the tail, as ranges.
+pub(super) fn unsettled_runs(ledger: &Ledger, tail: Sequence) -> Vec<(Sequence, Sequence)> {
+    let mut runs = Vec::new();
+    let mut at = ledger.low();
+    while let Some((from, to)) = ledger.settled().next_unsettled_run(at, tail) {
+        runs.push((from, to));
+        at = to;
+    }
+    runs
+}
+
+/// What there is to see of a subscription.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Survey {
+    pub(crate) counts: Counts,
+    pub(crate) backlog: u64,
+    pub(crate) outstanding: u64,
+    pub(crate) delayed: u64,
+    pub(crate) parked: u64,
+    oldest: Option<Sequence>,
+    pub(crate) oldest_age: Option<Duration>,
+}
+
+impl<E: Send + Sync + 'static> Alarm for SubscriptionCore<E> {
+    fn ring(self: Arc<Self>, now: Tick) {
+        // Before looking: what is found later sets its own alarm.
+        self.scheduled.store(u64::MAX, Ordering::SeqCst);
+        if self.ended().is_some() {
+            return;
+        }
+        while self.change(|ledger| ledger.handle_timeout(now, TIMEOUT_BUDGET)) == Some(true) {}
+        if self.topic.broker.line.is_manual() {
+            // Receivers whose timeout passed; with the system clock they wake by themselves.
+            self.topic.receivers.wake_all_of(self.id);
+        }
+    }
+}

@@ -1,0 +1,470 @@
+//! One topic: its log, its books, and what publishing needs.
+
+use std::any::Any;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use crate::delivery::dedup::Dedup;
+use crate::engine::local::broker::{AnyTopic, BrokerCore, Phase, Totals};
+use crate::engine::local::occupancy::Occupancy;
+use crate::engine::local::replay::Snapshot;
+use crate::engine::local::subscription::{SubscriptionCore, unsettled_runs};
+use crate::engine::timer::Alarm;
+use crate::engine::waiters::WaitingRoom;
+use crate::error::{CodecError, PublishErrorKind, RecvError};
+use crate::log::{ResidentLog, Segment, Writer};
+use crate::message::MessageId;
+use crate::name::Name;
+use crate::options::{Capacity, DedupWindow, Keep, MessageStatus, Retention};
+use crate::sequence::Sequence;
+use crate::stats::TopicStats;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Mutex, RwLock};
+use crate::time::{Tick, nanos};
+
+pub(crate) type Weigh<E> = Arc<dyn Fn(&E) -> u64 + Send + Sync>;
+pub(crate) type Fingerprint<E> = Arc<dyn Fn(&E) -> Result<u64, CodecError> + Send + Sync>;
+
+/// Everything about a topic that the user said, with the defaults filled in.
+pub(crate) struct TopicOptions<E> {
+    pub(crate) retention: Retention,
+    pub(crate) capacity: Capacity,
+    pub(crate) dedup: DedupWindow,
+    /// None: every event weighs `size_of::<E>()`.
+    pub(crate) weigh: Option<Weigh<E>>,
+    /// None: payloads cannot be compared.
+    pub(crate) fingerprint: Option<Fingerprint<E>>,
+    /// The codec's name.
+    pub(crate) codec: Option<String>,
+}
+
+/// What is changed by an update.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TopicConfig {
+    pub(crate) retention: Retention,
+    pub(crate) capacity: Capacity,
+    pub(crate) dedup: DedupWindow,
+}
+
+/// A topic.
+pub(crate) struct TopicCore<E> {
+    pub(crate) name: Name,
+    pub(crate) broker: Arc<BrokerCore>,
+    pub(crate) log: ResidentLog<E>,
+    pub(crate) weigh: Option<Weigh<E>>,
+    pub(crate) fingerprint: Option<Fingerprint<E>>,
+    pub(crate) codec: Option<String>,
+    pub(super) state: Mutex<TopicState<E>>,
+    /// Who reads the topic. Written under the topic's lock as well, so that an append counts exactly those that exist.
+    pub(super) books: RwLock<Vec<Book<E>>>,
+    /// Receivers, a queue for each subscription.
+    pub(crate) receivers: WaitingRoom,
+    /// Publishers that wait for space.
+    pub(crate) space: WaitingRoom,
+    deleted: AtomicBool,
+    /// Whether a message with a delay or a life was ever published: from then on subscriptions look at each message.
+    pub(super) timed: AtomicBool,
+    /// The shortest `expire_after` of its subscriptions, in nanoseconds.
+    pub(super) expire_after_min: AtomicU64,
+    /// Whether some subscription has a filter.
+    pub(super) filtered: AtomicBool,
+    pub(super) deduplicated: AtomicU64,
+    pub(super) dropped: AtomicU64,
+}
+
+/// Under the topic's lock.
+pub(super) struct TopicState<E> {
+    pub(super) config: TopicConfig,
+    pub(super) writer: Writer<E>,
+    pub(super) last_published: Tick,
+    pub(super) dedup: Dedup,
+    pub(super) occupancy: Option<Occupancy>,
+    /// Counts what makes a settled message needed again: new books, seeks. What was found before may be wrong after.
+    pub(super) epoch: u64,
+    /// Seeks and snapshots under way: nothing is removed meanwhile.
+    pub(super) pending: u32,
+    pub(super) resident_messages: u64,
+    pub(super) resident_bytes: u64,
+    /// When a message that carries a life dies.
+    pub(super) lives: BTreeSet<(Tick, Sequence)>,
+    /// Until when a message that carries a delay is delayed.
+    pub(super) delays: BTreeMap<Sequence, Tick>,
+    /// The next alarm that is set.
+    pub(super) alarm: Option<Tick>,
+}
+
+/// Who reads a topic, and so keeps its messages.
+pub(crate) enum Book<E> {
+    Subscription(Arc<SubscriptionCore<E>>),
+    Snapshot(Arc<Snapshot>),
+}
+
+impl<E> Clone for Book<E> {
+    fn clone(&self) -> Self {
+        match self {
+            Book::Subscription(subscription) => Book::Subscription(subscription.clone()),
+            Book::Snapshot(snapshot) => Book::Snapshot(snapshot.clone()),
+        }
+    }
+}
+
+impl<E: Send + Sync + 'static> Book<E> {
+    pub(super) fn id(&self) -> u64 {
+        match self {
+            Book::Subscription(subscription) => subscription.id,
+            Book::Snapshot(snapshot) => snapshot.id,
+        }
+    }
+
+    pub(super) fn has_settled(&self, from: Sequence, to: Sequence) -> bool {
+        match self {
+            Book::Subscription(subscription) => subscription.has_settled(from, to),
+            Book::Snapshot(snapshot) => snapshot.settled.all_settled(from, to),
+        }
+    }
+
+    fn low(&self) -> Sequence {
+        match self {
+            Book::Subscription(subscription) => subscription.low(),
+            Book::Snapshot(snapshot) => snapshot.settled.low(),
+        }
+    }
+}
+
+impl<E: Send + Sync + 'static> TopicCore<E> {
+    pub(crate) fn new(name: Name, broker: Arc<BrokerCore>, options: TopicOptions<E>) -> Arc<Self> {
+        let config =
+            TopicConfig { retention: options.retention, capacity: options.capacity, dedup: options.dedup };
+        let mut writer = Writer::new();
+        writer.set_limits(config.retention.messages_max, config.retention.bytes_max);
+        let state = TopicState {
+            config,
+            last_published: Tick::ZERO,
+            dedup: Dedup::new(config.dedup),
+            occupancy: config.capacity.is_limited().then(|| Occupancy::new(config.capacity, writer.next())),
+            writer,
+            epoch: 0,
+            pending: 0,
+            resident_messages: 0,
+            resident_bytes: 0,
+            lives: BTreeSet::new(),
+            delays: BTreeMap::new(),
+            alarm: None,
+        };
+        Arc::new(TopicCore {
+            name,
+            log: ResidentLog::new(broker.next_incarnation()),
+            broker,
+            weigh: options.weigh,
+            fingerprint: options.fingerprint,
+            codec: options.codec,
+            state: Mutex::new(state),
+            books: RwLock::new(Vec::new()),
+            receivers: WaitingRoom::new(),
+            space: WaitingRoom::new(),
+            deleted: AtomicBool::new(false),
+            timed: AtomicBool::new(false),
+            expire_after_min: AtomicU64::new(u64::MAX),
+            filtered: AtomicBool::new(false),
+            deduplicated: AtomicU64::new(0),
+            dropped: AtomicU64::new(0),
+        })
+    }
+
+    pub(crate) fn is_deleted(&self) -> bool {
+        self.deleted.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn config(&self) -> TopicConfig {
+        self.state.lock().config
+    }
+
+    /// Why nothing can be published any more, if so.
+    pub(super) fn closed_to_publishers(&self) -> Option<PublishErrorKind> {
+        if self.broker.phase() != Phase::Open {
+            Some(PublishErrorKind::Closed)
+        } else if self.is_deleted() {
+            Some(PublishErrorKind::TopicDeleted)
+        } else {
+            None
+        }
+    }
+
+    /// Why nothing can be settled, changed or sought here any more, if so.
+    pub(crate) fn ended(&self) -> Option<RecvError> {
+        if self.broker.phase() == Phase::Closed {
+            Some(RecvError::Closed)
+        } else if self.is_deleted() {
+            Some(RecvError::Deleted)
+        } else {
+            None
+        }
+    }
+
+    pub(crate) fn subscriptions(&self) -> Vec<Arc<SubscriptionCore<E>>> {
+        let books = self.books.read();
+        books
+            .iter()
+            .filter_map(|book| match book {
+                Book::Subscription(subscription) => Some(subscription.clone()),
+                Book::Snapshot(_) => None,
+            })
+            .collect()
+    }
+
+    pub(crate) fn find_subscription(&self, name: &str) -> Option<Arc<SubscriptionCore<E>>> {
+        let books = self.books.read();
+        books.iter().find_map(|book| match book {
+            Book::Subscription(subscription) if subscription.name.as_str() == name => {
+                Some(subscription.clone())
+            }
+            _ => None,
+        })
+    }
+
+    /// Whether a message that is published now would be kept for anybody.
+    pub(crate) fn keeps_something(&self) -> bool {
+        let config = self.state.lock().config;
+        !self.is_deleted() && (config.retention.keep != Keep::UntilAcked || !self.books.read().is_empty())
+    }
+
+    /// The oldest message that is kept. With `until_acked`, what everybody has settled up to there is gone, though its segment may stay a while.
+    pub(super) fn oldest_kept(&self) -> Sequence {
+        let first = self.log.first_kept();
+        if self.state.lock().config.retention.keep != Keep::UntilAcked {
+            return first;
+        }
+        let low = self.books.read().iter().map(Book::low).min();
+        first.max(low.unwrap_or_else(|| self.log.tail())).min(self.log.tail())
+    }
+
+    pub(crate) fn status(&self, id: MessageId) -> Option<BTreeMap<String, MessageStatus>> {
+        if id.incarnation() != self.log.incarnation() || self.is_deleted() {
+            return None;
+        }
+        let sequence = Sequence::new(id.sequence());
+        let spot = self.log.find(sequence).filter(|_| sequence < self.log.tail())?;
+        let (published, extras) = self.log.extras(&spot);
+        let due = extras.map_or(published, |extras| extras.due(published));
+        let subscriptions = self.subscriptions();
+        let statuses = subscriptions
+            .iter()
+            .map(|subscription| (subscription.name.as_str().to_owned(), subscription.status(sequence, due)));
+        Some(statuses.collect())
+    }
+
+    pub(crate) fn stats(&self) -> TopicStats {
+        let subscriptions = self.subscriptions().len() as u64;
+        let state = self.state.lock();
+        TopicStats {
+            subscriptions,
+            published: state.writer.next() - Sequence::FIRST,
+            deduplicated: self.deduplicated.load(Ordering::Relaxed),
+            dropped: self.dropped.load(Ordering::Relaxed),
+            resident_messages: state.resident_messages,
+            resident_bytes: state.resident_bytes,
+            disk_bytes: 0,
+        }
+    }
+
+    pub(crate) fn update(self: &Arc<Self>, change: impl FnOnce(&mut TopicConfig)) {
+        let now = self.broker.now();
+        {
+            let mut state = self.state.lock();
+            let before = state.config;
+            let mut config = before;
+            change(&mut config);
+            state.config = config;
+            state.writer.set_limits(config.retention.messages_max, config.retention.bytes_max);
+            if config.dedup != before.dedup {
+                state.dedup.set_window(config.dedup, now);
+            }
+            match &mut state.occupancy {
+                Some(occupancy) => occupancy.set_limits(config.capacity),
+                None if config.capacity.is_limited() => self.start_counting(&mut state),
+                None => {}
+            }
+        }
+        self.count_all();
+        self.space.wake_all_of(PUBLISHERS);
+        self.sweep();
+        self.arm();
+    }
+
+    /// Counts what subscriptions had not settled when the counting began. Each is counted once, under its own lock: what it settles before is not in,
+    /// and what it settles after is taken away.
+    fn count_all(&self) {
+        let Some(from) = self.state.lock().occupancy.as_ref().map(Occupancy::counted_from) else { return };
+        for subscription in self.subscriptions() {
+            let runs = {
+                let mut desk = subscription.desk.lock();
+                if std::mem::replace(&mut desk.counted, true) {
+                    continue;
+                }
+                unsettled_runs(&desk.ledger, from)
+            };
+            let mut state = self.state.lock();
+            if let Some(occupancy) = &mut state.occupancy {
+                for (from, to) in runs {
+                    occupancy.add(from, to, 1);
+                }
+            }
+        }
+    }
+
+    /// Sets an alarm for what is to happen next by itself, unless one is set that is early enough.
+    pub(super) fn arm(self: &Arc<Self>) {
+        if let Some(at) = self.next_alarm(self.broker.now()) {
+            self.arm_at(at);
+        }
+    }
+
+    pub(super) fn arm_at(self: &Arc<Self>, at: Tick) {
+        {
+            let mut state = self.state.lock();
+            if state.alarm.is_some_and(|set| set <= at) {
+                return;
+            }
+            state.alarm = Some(at);
+        }
+        let alarm: Weak<dyn Alarm> = Arc::downgrade(&(self.clone() as Arc<dyn Alarm>));
+        self.broker.timer.set(at, alarm);
+    }
+
+    fn next_alarm(&self, now: Tick) -> Option<Tick> {
+        let (life, retention) = {
+            let state = self.state.lock();
+            (state.lives.first().map(|first| first.0), state.config.retention)
+        };
+        let age = match retention.keep {
+            Keep::For(duration) => self.next_of_age(duration, now),
+            _ => None,
+        };
+        let shortest = Duration::from_nanos(self.expire_after_min.load(Ordering::Relaxed));
+        let aging = if shortest < Duration::from_nanos(u64::MAX) {
+            let subscriptions = self.subscriptions();
+            subscriptions.iter().filter_map(|subscription| subscription.next_unseen_expiry()).min()
+        } else {
+            None
+        };
+        let books = self.books.read();
+        let snapshot = books.iter().filter_map(|book| match book {
+            Book::Snapshot(snapshot) => Some(snapshot.expires),
+            Book::Subscription(_) => None,
+        });
+        [life, age, aging, snapshot.min()].into_iter().flatten().min()
+    }
+
+    /// Messages whose life is over leave every subscription that has not looked at them.
+    fn end_lives(self: &Arc<Self>, now: Tick) {
+        loop {
+            let sequence = {
+                let mut state = self.state.lock();
+                match state.lives.first().copied() {
+                    Some((at, sequence)) if at <= now => {
+                        state.lives.pop_first();
+                        sequence
+                    }
+                    _ => return,
+                }
+            };
+            for subscription in self.subscriptions() {
+                subscription.expire_unseen_one(sequence);
+            }
+        }
+    }
+
+    pub(super) fn note_expire_after(&self) {
+        let subscriptions = self.subscriptions();
+        let shortest = subscriptions.iter().filter_map(|subscription| subscription.expire_after()).min();
+        self.expire_after_min.store(shortest.map_or(u64::MAX, nanos), Ordering::Relaxed);
+        let filtered = subscriptions.iter().any(|subscription| subscription.has_filter());
+        self.filtered.store(filtered, Ordering::Relaxed);
+    }
+}
+
+/// The one key of the room for publishers.
+pub(crate) const PUBLISHERS: u64 = 0;
+
+impl<E: Send + Sync + 'static> Alarm for TopicCore<E> {
+    fn ring(self: Arc<Self>, now: Tick) {
+        self.state.lock().alarm = None;
+        if self.ended().is_some() {
+            return;
+        }
+        self.end_lives(now);
+        if self.expire_after_min.load(Ordering::Relaxed) < u64::MAX {
+            for subscription in self.subscriptions() {
+                subscription.expire_unseen(now);
+            }
+        }
+        self.end_snapshots(now);
+        self.look_ahead();
+        self.sweep();
+        if self.broker.line.is_manual() {
+            // Publishers whose timeout passed; with the system clock they wake by themselves.
+            self.space.wake_all_of(PUBLISHERS);
+        }
+        self.arm();
+    }
+}
+
+impl<E: Send + Sync + 'static> AnyTopic for TopicCore<E> {
+    fn event_type(&self) -> &'static str {
+        std::any::type_name::<E>()
+    }
+
+    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
+        self
+    }
+
+    fn totals(&self) -> Totals {
+        let mut totals = {
+            let state = self.state.lock();
+            let (published, resident_bytes) = (state.writer.next() - Sequence::FIRST, state.resident_bytes);
+            Totals { published, resident_bytes, ..Totals::default() }
+        };
+        for subscription in self.subscriptions() {
+            let (backlog, outstanding) = subscription.backlog_and_outstanding();
+            totals.subscriptions += 1;
+            totals.backlog += backlog;
+            totals.outstanding += outstanding;
+        }
+        totals
+    }
+
+    fn wake_everyone(&self) {
+        self.receivers.wake_everyone();
+        self.space.wake_everyone();
+    }
+
+    fn run_timeouts(&self) {
+        for subscription in self.subscriptions() {
+            subscription.run_timeouts();
+        }
+    }
+
+    fn tear_down(&self) {
+        let segments: Vec<Arc<Segment<E>>>;
+        let books;
+        {
+            let mut state = self.state.lock();
+            self.deleted.store(true, Ordering::SeqCst);
+            state.epoch += 1;
+            segments = self.log.clear(&mut state.writer);
+            state.resident_messages = 0;
+            state.resident_bytes = 0;
+            state.lives.clear();
+            state.delays.clear();
+            books = std::mem::take(&mut *self.books.write());
+        }
+        self.wake_everyone();
+        drop(books);
+        drop(segments);
+    }
+
+    fn forget_book(&self, book: u64) {
+        self.remove_book(book);
+    }
+}

@@ -1,0 +1,130 @@
+//! What is to happen at a certain time while nobody calls.
+//!
+//! With the system clock, one thread a broker serves it, started when there is first something to wait for; it sleeps until the next
+//! alarm, and without one it sleeps for good. With a manual clock there is no thread: `advance` does its work.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Weak};
+
+use crate::clock::{Line, Timed};
+use crate::sync::{Mutex, thread};
+use crate::time::Tick;
+
+/// Whoever asked to be called.
+pub(crate) trait Alarm: Send + Sync {
+    fn ring(self: Arc<Self>, now: Tick);
+}
+
+pub(crate) struct Timer {
+    line: Line,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// By time, then in the order in which they were set.
+    alarms: BTreeMap<(Tick, u64), Weak<dyn Alarm>>,
+    set: u64,
+    thread: Option<thread::Thread>,
+}
+
+impl Timer {
+    pub(crate) fn new(line: Line) -> Arc<Self> {
+        let timer = Arc::new(Timer { line, state: Mutex::new(State::default()) });
+        let timed: Weak<dyn Timed> = Arc::downgrade(&(timer.clone() as Arc<dyn Timed>));
+        timer.line.attach(timed);
+        timer
+    }
+
+    /// Calls `alarm` once, at `at` or as soon after as may be; never from within this call.
+    pub(crate) fn set(self: &Arc<Self>, at: Tick, alarm: Weak<dyn Alarm>) {
+        if at == Tick::NEVER {
+            return;
+        }
+        let mut state = self.state.lock();
+        state.set += 1;
+        let key = (at, state.set);
+        let is_first = state.alarms.first_key_value().is_none_or(|(first, _)| key < *first);
+        state.alarms.insert(key, alarm);
+        if self.line.is_manual() {
+            return;
+        }
+        let sleeper = state.thread.clone();
+        if sleeper.is_none() {
+            state.thread = self.start();
+        }
+        drop(state);
+        if let Some(sleeper) = sleeper
+            && is_first
+        {
+            sleeper.unpark();
+        }
+    }
+
+    /// Forgets every alarm.
+    pub(crate) fn clear(&self) {
+        let forgotten = std::mem::take(&mut self.state.lock().alarms);
+        drop(forgotten);
+    }
+
+    /// None when the system gives no thread: the next alarm tries again, and every call of a user's looks at the time by itself.
+    fn start(self: &Arc<Self>) -> Option<thread::Thread> {
+        let timer = Arc::downgrade(self);
+        let builder = thread::Builder::new().name("eventflow-timer".into());
+        let handle = builder.spawn(move || serve(&timer)).ok()?;
+        Some(handle.thread().clone())
+    }
+
+    fn take_due(&self, now: Tick) -> Option<Weak<dyn Alarm>> {
+        let mut state = self.state.lock();
+        let first = state.alarms.first_entry()?;
+        (first.key().0 <= now).then(|| first.remove())
+    }
+}
+
+/// The timer's thread. It holds the timer only while it works, so that a broker that is dropped takes it along.
+fn serve(timer: &Weak<Timer>) {
+    loop {
+        let Some(strong) = timer.upgrade() else { return };
+        strong.run(strong.line.now());
+        let next = Timed::next(&*strong);
+        let line = strong.line.clone();
+        drop(strong);
+        match next {
+            None if timer.strong_count() == 0 => return,
+            None => thread::park(),
+            Some(at) => thread::park_timeout(at.since(line.now())),
+        }
+    }
+}
+
+impl Timed for Timer {
+    fn next(&self) -> Option<Tick> {
+        self.state.lock().alarms.first_key_value().map(|(key, _)| key.0)
+    }
+
+    fn run(&self, now: Tick) {
+        while let Some(alarm) = self.take_due(now) {
+            if let Some(alarm) = alarm.upgrade() {
+                // An alarm may run a filter or drop an event: what that throws must not take the other alarms along.
+                let _contained = catch_unwind(AssertUnwindSafe(|| alarm.ring(now)));
+            }
+        }
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        if let Some(thread) = self.state.get_mut().thread.take() {
+            thread.unpark();
+        }
+    }
+}
+
+impl fmt::Debug for Timer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Timer").field("next", &Timed::next(self)).finish()
+    }
+}

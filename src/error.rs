@@ -1,0 +1,470 @@
+//! What can go wrong: one enum per operation, and the umbrella [`Error`] into which all of them convert.
+
+use std::fmt;
+
+use crate::message::Message;
+use crate::name::NameError;
+use crate::options::Capability;
+
+/// [`Error`] is the default error of the crate's own `Result`.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Any error of this crate. A message that the error carried is dropped in the conversion.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Building a broker failed.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// Creating or opening a topic, a subscription or a snapshot failed.
+    #[error(transparent)]
+    Create(#[from] CreateError),
+    /// Changing options failed.
+    #[error(transparent)]
+    Update(#[from] UpdateError),
+    /// Deleting failed.
+    #[error(transparent)]
+    Delete(#[from] DeleteError),
+    /// Publishing failed.
+    #[error("publish failed: {0}")]
+    Publish(PublishErrorKind),
+    /// Receiving failed.
+    #[error(transparent)]
+    Recv(#[from] RecvError),
+    /// Receiving without waiting failed.
+    #[error(transparent)]
+    TryRecv(#[from] TryRecvError),
+    /// Receiving with a timeout failed.
+    #[error(transparent)]
+    RecvTimeout(#[from] RecvTimeoutError),
+    /// Settling failed.
+    #[error(transparent)]
+    Settle(#[from] SettleError),
+    /// A seek failed.
+    #[error(transparent)]
+    Seek(#[from] SeekError),
+    /// A codec failed.
+    #[error(transparent)]
+    Codec(#[from] CodecError),
+    /// The broker is shut down.
+    #[error("the broker is shut down")]
+    Closed,
+    /// The subscription or its topic was deleted.
+    #[error("the subscription was deleted")]
+    Deleted,
+}
+
+impl<E> From<PublishError<E>> for Error {
+    fn from(error: PublishError<E>) -> Self {
+        Error::Publish(error.kind())
+    }
+}
+
+impl<E> From<PublishAllError<E>> for Error {
+    fn from(error: PublishAllError<E>) -> Self {
+        Error::Publish(error.kind)
+    }
+}
+
+/// Why a broker could not be built.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The engine cannot keep what [`BrokerBuilder::require`](crate::BrokerBuilder::require) asked for.
+    #[error("this engine cannot keep {capability:?}")]
+    Unsupported {
+        /// What it cannot keep.
+        capability: Capability,
+    },
+}
+
+/// Why a topic, a subscription or a snapshot was not created or opened. Nothing changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CreateError {
+    /// There is one of this name: use `open` to attach to it.
+    #[error("{name:?} exists already; open attaches to it")]
+    AlreadyExists {
+        /// The name.
+        name: String,
+    },
+    /// What it was to be created on does not exist (any more).
+    #[error("{name:?} does not exist")]
+    NotFound {
+        /// The name of what is missing.
+        name: String,
+    },
+    /// It exists with another value of an option that was set here explicitly.
+    #[error("{name:?} exists with another {option}: stored {stored}, asked for {asked}")]
+    ConfigMismatch {
+        /// The name.
+        name: String,
+        /// The option that differs.
+        option: &'static str,
+        /// What is stored.
+        stored: String,
+        /// What was asked for.
+        asked: String,
+    },
+    /// The topic's events have another type.
+    #[error("topic {topic:?} holds events of type {stored}, not {asked}")]
+    TypeMismatch {
+        /// The topic.
+        topic: String,
+        /// The type of its events.
+        stored: &'static str,
+        /// The type that was asked for.
+        asked: &'static str,
+    },
+    /// The name is not allowed.
+    #[error("{name:?} is not a name: {reason}")]
+    InvalidName {
+        /// The name, shortened if it is long.
+        name: String,
+        /// What is wrong with it.
+        reason: NameError,
+    },
+    /// The value of an option is out of its range, or does not go with another option.
+    #[error("invalid {option}: {reason}")]
+    InvalidOption {
+        /// The option.
+        option: &'static str,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
+    /// The filter expression does not parse.
+    #[error("invalid filter at byte {position}: {reason}")]
+    InvalidFilter {
+        /// The byte position in the expression.
+        position: usize,
+        /// What is wrong there.
+        reason: String,
+    },
+    /// The engine cannot keep this.
+    #[error("this engine cannot keep {capability:?}")]
+    Unsupported {
+        /// What it cannot keep.
+        capability: Capability,
+    },
+    /// The subscription that the snapshot was to be taken of was deleted.
+    #[error("the subscription was deleted")]
+    Deleted,
+    /// The broker is shut down.
+    #[error("the broker is shut down")]
+    Closed,
+}
+
+/// Why options were not changed. Nothing changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum UpdateError {
+    /// The value of an option is out of its range, or does not go with another option.
+    #[error("invalid {option}: {reason}")]
+    InvalidOption {
+        /// The option.
+        option: &'static str,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
+    /// The topic or subscription was deleted.
+    #[error("it was deleted")]
+    Deleted,
+    /// The broker is shut down.
+    #[error("the broker is shut down")]
+    Closed,
+}
+
+impl From<RecvError> for UpdateError {
+    fn from(error: RecvError) -> Self {
+        match error {
+            RecvError::Closed => UpdateError::Closed,
+            RecvError::Deleted => UpdateError::Deleted,
+        }
+    }
+}
+
+impl From<RecvError> for CreateError {
+    fn from(error: RecvError) -> Self {
+        match error {
+            RecvError::Closed => CreateError::Closed,
+            RecvError::Deleted => CreateError::Deleted,
+        }
+    }
+}
+
+/// Why something was not deleted. Nothing changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DeleteError {
+    /// There is none of this name.
+    #[error("{name:?} does not exist")]
+    NotFound {
+        /// The name.
+        name: String,
+    },
+    /// The broker is shut down.
+    #[error("the broker is shut down")]
+    Closed,
+}
+
+/// Why a message was not published. It never will be, and comes back where trying again could help.
+#[derive(thiserror::Error)]
+#[non_exhaustive]
+pub enum PublishError<E> {
+    /// The topic holds as much as its capacity allows. Try again later.
+    #[error("{}", PublishErrorKind::Full)]
+    Full(Message<E>),
+    /// The timeout passed and the topic was still full. Try again later.
+    #[error("{}", PublishErrorKind::Timeout)]
+    Timeout(Message<E>),
+    /// Another message was published under this idempotency id within the window. Trying again cannot help.
+    #[error("{}", PublishErrorKind::IdempotencyConflict)]
+    IdempotencyConflict(Message<E>),
+    /// The topic was deleted. Trying again cannot help.
+    #[error("{}", PublishErrorKind::TopicDeleted)]
+    TopicDeleted(Message<E>),
+    /// The broker is shut down. Trying again cannot help.
+    #[error("{}", PublishErrorKind::Closed)]
+    Closed(Message<E>),
+    /// The message is over a limit, or larger than the topic's whole capacity. Trying again cannot help.
+    #[error("{}", PublishErrorKind::TooLarge)]
+    TooLarge(Message<E>),
+    /// The codec could not encode the event.
+    #[error("{error}")]
+    Encode {
+        /// The message.
+        message: Message<E>,
+        /// What the codec said.
+        error: CodecError,
+    },
+}
+
+/// [`PublishError`] without its message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+#[non_exhaustive]
+pub enum PublishErrorKind {
+    /// The topic holds as much as its capacity allows. Try again later.
+    #[error("topic is full")]
+    Full,
+    /// The timeout passed and the topic was still full. Try again later.
+    #[error("topic was still full when the timeout passed")]
+    Timeout,
+    /// Another message was published under this idempotency id within the window.
+    #[error("another message was published under this idempotency id")]
+    IdempotencyConflict,
+    /// The topic was deleted.
+    #[error("topic was deleted")]
+    TopicDeleted,
+    /// The broker is shut down.
+    #[error("the broker is shut down")]
+    Closed,
+    /// The message is over a limit, or larger than the topic's whole capacity.
+    #[error("message is over a limit, or larger than the topic's whole capacity")]
+    TooLarge,
+    /// The codec could not encode the event.
+    #[error("event could not be encoded")]
+    Encode,
+}
+
+impl<E> PublishError<E> {
+    /// Which error it is.
+    pub fn kind(&self) -> PublishErrorKind {
+        match self {
+            PublishError::Full(_) => PublishErrorKind::Full,
+            PublishError::Timeout(_) => PublishErrorKind::Timeout,
+            PublishError::IdempotencyConflict(_) => PublishErrorKind::IdempotencyConflict,
+            PublishError::TopicDeleted(_) => PublishErrorKind::TopicDeleted,
+            PublishError::Closed(_) => PublishErrorKind::Closed,
+            PublishError::TooLarge(_) => PublishErrorKind::TooLarge,
+            PublishError::Encode { .. } => PublishErrorKind::Encode,
+        }
+    }
+
+    /// The message that was not published.
+    pub fn into_message(self) -> Message<E> {
+        match self {
+            PublishError::Full(message)
+            | PublishError::Timeout(message)
+            | PublishError::IdempotencyConflict(message)
+            | PublishError::TopicDeleted(message)
+            | PublishError::Closed(message)
+            | PublishError::TooLarge(message)
+            | PublishError::Encode { message, .. } => message,
+        }
+    }
+
+    pub(crate) fn new(kind: PublishErrorKind, message: Message<E>) -> Self {
+        match kind {
+            PublishErrorKind::Full => PublishError::Full(message),
+            PublishErrorKind::Timeout => PublishError::Timeout(message),
+            PublishErrorKind::IdempotencyConflict => PublishError::IdempotencyConflict(message),
+            PublishErrorKind::TopicDeleted => PublishError::TopicDeleted(message),
+            PublishErrorKind::Closed => PublishError::Closed(message),
+            PublishErrorKind::TooLarge => PublishError::TooLarge(message),
+            PublishErrorKind::Encode => {
+                PublishError::Encode { message, error: CodecError::new(PublishErrorKind::Encode.to_string()) }
+            }
+        }
+    }
+}
+
+/// By hand, so that no event needs to be `Debug`.
+impl<E> fmt::Debug for PublishError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.kind(), f)
+    }
+}
+
+/// Why none of a batch was published. All messages come back, in their order.
+#[derive(thiserror::Error)]
+#[error("{kind}")]
+#[non_exhaustive]
+pub struct PublishAllError<E> {
+    /// Why.
+    pub kind: PublishErrorKind,
+    /// The whole batch.
+    pub messages: Vec<Message<E>>,
+}
+
+impl<E> fmt::Debug for PublishAllError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PublishAllError")
+            .field("kind", &self.kind)
+            .field("messages", &self.messages.len())
+            .finish()
+    }
+}
+
+/// Why nothing was received, and nothing will be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecvError {
+    /// The broker is shut down.
+    #[error("the broker is shut down")]
+    Closed,
+    /// The subscription or its topic was deleted.
+    #[error("the subscription was deleted")]
+    Deleted,
+}
+
+/// Why nothing was received at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+#[non_exhaustive]
+pub enum TryRecvError {
+    /// There is nothing to receive now.
+    #[error("there is nothing to receive now")]
+    Empty,
+    /// The broker is shut down.
+    #[error("the broker is shut down")]
+    Closed,
+    /// The subscription or its topic was deleted.
+    #[error("the subscription was deleted")]
+    Deleted,
+}
+
+/// Why nothing was received in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecvTimeoutError {
+    /// The timeout passed. Nothing changed, ask again.
+    #[error("nothing was received in time")]
+    Timeout,
+    /// The broker is shut down.
+    #[error("the broker is shut down")]
+    Closed,
+    /// The subscription or its topic was deleted.
+    #[error("the subscription was deleted")]
+    Deleted,
+}
+
+impl From<RecvError> for TryRecvError {
+    fn from(error: RecvError) -> Self {
+        match error {
+            RecvError::Closed => TryRecvError::Closed,
+            RecvError::Deleted => TryRecvError::Deleted,
+        }
+    }
+}
+
+impl From<RecvError> for RecvTimeoutError {
+    fn from(error: RecvError) -> Self {
+        match error {
+            RecvError::Closed => RecvTimeoutError::Closed,
+            RecvError::Deleted => RecvTimeoutError::Deleted,
+        }
+    }
+}
+
+/// Why a settling call had no effect on some or all of its messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+#[non_exhaustive]
+pub enum SettleError {
+    /// The lease had ended, so the message was not settled by this call: it comes back, or somebody else has it or settled it.
+    #[error("the lease on {count} message(s) had ended: not settled by this call")]
+    LeaseExpired {
+        /// How many messages were not settled. The others of a batch were.
+        count: u64,
+    },
+    /// The broker is shut down.
+    #[error("the broker is shut down")]
+    Closed,
+    /// The subscription or its topic was deleted: there is nothing left to settle.
+    #[error("the subscription was deleted")]
+    Deleted,
+}
+
+impl From<RecvError> for SettleError {
+    fn from(error: RecvError) -> Self {
+        match error {
+            RecvError::Closed => SettleError::Closed,
+            RecvError::Deleted => SettleError::Deleted,
+        }
+    }
+}
+
+/// Why a subscription was not sought. Nothing changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SeekError {
+    /// There is no snapshot of this name on the subscription's topic (any more).
+    #[error("snapshot {name:?} does not exist on this topic")]
+    NotFound {
+        /// The snapshot's name.
+        name: String,
+    },
+    /// The engine cannot do this.
+    #[error("this engine cannot keep {capability:?}")]
+    Unsupported {
+        /// What it cannot keep.
+        capability: Capability,
+    },
+    /// The broker is shut down.
+    #[error("the broker is shut down")]
+    Closed,
+    /// The subscription or its topic was deleted.
+    #[error("the subscription was deleted")]
+    Deleted,
+}
+
+impl From<RecvError> for SeekError {
+    fn from(error: RecvError) -> Self {
+        match error {
+            RecvError::Closed => SeekError::Closed,
+            RecvError::Deleted => SeekError::Deleted,
+        }
+    }
+}
+
+/// What a codec says when it cannot encode or decode.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct CodecError {
+    reason: String,
+}
+
+impl CodecError {
+    /// With the reason, in a few words.
+    pub fn new(reason: impl Into<String>) -> Self {
+        CodecError { reason: reason.into() }
+    }
+}

@@ -1,0 +1,21 @@
+//! How it works inside, and why one may believe it.
+//!
+//! Nothing here is needed in order to use the crate: the [front page](crate) is the tutorial. These pages are for those who want to know
+//! what they rely on, and for those who change it.
+//!
+//! - [`delivery_modes`]: at most once, at least once, exactly once; which to choose, and what deduplication adds.
+//! - [`delivery_states`]: where a message can stand with a subscription, and what moves it.
+//! - [`architecture`]: the floors of the house, and the road a message takes through it.
+//! - [`testing`]: how each promise is tested.
+
+#[doc = include_str!("delivery_modes.md")]
+pub mod delivery_modes {}
+
+#[doc = include_str!("delivery_states.md")]
+pub mod delivery_states {}
+
+#[doc = include_str!("architecture.md")]
+pub mod architecture {}
+
+#[doc = include_str!("testing.md")]
+pub mod testing {}

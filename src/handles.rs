@@ -1,0 +1,305 @@
+//! What a subscriber holds: one delivery, or a batch of them.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::channel::Mark;
+use crate::delivery::hand_out::Ticket;
+use crate::engine::local::receive::Held;
+use crate::engine::local::subscription::SubscriptionCore;
+use crate::error::SettleError;
+use crate::message::{MessageId, MessageRef};
+use crate::options::DeliveryMode;
+
+/// One message leased to one subscriber until its ack deadline. Dereferences to the event.
+///
+/// It is settled once: [`ack`](Self::ack), [`nack`](Self::nack), [`nack_after`](Self::nack_after), [`release`](Self::release) and [`reject`](Self::reject) consume it. Dropping it
+/// unsettled is a nack, also when the subscriber panics: the message comes back.
+///
+/// In [`AtMostOnce`](DeliveryMode::AtMostOnce) mode the hand-out has settled it: `ack` and drop do nothing, the rest is `LeaseExpired`.
+pub struct Delivery<E: Send + Sync + 'static> {
+    core: Arc<SubscriptionCore<E>>,
+    /// None once settled.
+    held: Option<Held<E>>,
+    mark: Option<Box<Mark<E>>>,
+}
+
+impl<E: Send + Sync + 'static> Delivery<E> {
+    pub(crate) fn new(core: Arc<SubscriptionCore<E>>, held: Held<E>) -> Self {
+        Delivery { core, held: Some(held), mark: None }
+    }
+
+    /// In a channel's buffer, until somebody reads it.
+    pub(crate) fn marked(mut self, mark: Mark<E>) -> Self {
+        self.mark = Some(Box::new(mark));
+        self
+    }
+
+    fn held(&self) -> &Held<E> {
+        if let Some(mark) = &self.mark {
+            mark.touch();
+        }
+        match &self.held {
+            Some(held) => held,
+            None => unreachable!("settling consumes the delivery"),
+        }
+    }
+
+    /// Takes what is held out, so that the drop that follows does nothing.
+    fn take(&mut self) -> Held<E> {
+        match self.held.take() {
+            Some(held) => held,
+            None => unreachable!("settling consumes the delivery"),
+        }
+    }
+
+    /// The message as it was published.
+    pub fn message(&self) -> MessageRef<'_, E> {
+        self.core.topic.log.message(&self.held().spot)
+    }
+
+    /// The message's identity.
+    pub fn id(&self) -> MessageId {
+        self.message().id()
+    }
+
+    /// Which attempt this is, from 1: how often the message was handed out, this time included, hand-outs that were released not.
+    pub fn attempt(&self) -> u32 {
+        self.held().ticket.attempt
+    }
+
+    /// Done: the message is not delivered again on this subscription, short of a seek.
+    ///
+    /// In `AtLeastOnce` mode an ack after the deadline is still taken if nobody else holds the message, it was not sought back and, on an ordered subscription,
+    /// no earlier message of its key is unsettled. In `ExactlyOnce` mode it is refused, by the clock.
+    ///
+    /// # Errors
+    /// [`SettleError::LeaseExpired`]: not settled by you; it comes back, or somebody else has it.
+    pub fn ack(mut self) -> Result<(), SettleError> {
+        let held = self.take();
+        self.core.ack(&held, self.core.mode)
+    }
+
+    /// [`ack`](Self::ack), on any runtime.
+    ///
+    /// # Errors
+    /// As [`ack`](Self::ack).
+    #[cfg(feature = "async")]
+    pub async fn ack_async(self) -> Result<(), SettleError> {
+        self.ack()
+    }
+
+    /// Failed: spends the attempt; the message comes back as the retry policy says, by default at once.
+    ///
+    /// # Errors
+    /// [`SettleError::LeaseExpired`]: the lease had ended, and nothing changed.
+    pub fn nack(mut self) -> Result<(), SettleError> {
+        let ticket = self.take().ticket;
+        self.core.nack(ticket, None)
+    }
+
+    /// Failed: spends the attempt; the message comes back after this long, whatever the retry policy says.
+    ///
+    /// # Errors
+    /// As [`nack`](Self::nack).
+    pub fn nack_after(mut self, delay: Duration) -> Result<(), SettleError> {
+        let ticket = self.take().ticket;
+        self.core.nack(ticket, Some(delay))
+    }
+
+    /// Not mine: the message comes back at once and the attempt is not spent.
+    ///
+    /// # Errors
+    /// As [`nack`](Self::nack).
+    pub fn release(mut self) -> Result<(), SettleError> {
+        let ticket = self.take().ticket;
+        self.core.release(ticket)
+    }
+
+    /// Never again: to the dead-letter topic now, with this reason; without one, the message is discarded and counted.
+    ///
+    /// # Errors
+    /// As [`nack`](Self::nack). A later message of an ordered run cannot be rejected before the earlier ones are settled: it is released.
+    pub fn reject(mut self, reason: impl Into<String>) -> Result<(), SettleError> {
+        let ticket = self.take().ticket;
+        self.core.reject(ticket, reason.into())
+    }
+
+    /// The ack deadline is now this far from now, at most 24 hours. Zero is a nack, as in Google's `modifyAckDeadline`.
+    ///
+    /// # Errors
+    /// As [`nack`](Self::nack).
+    pub fn extend(&self, by: Duration) -> Result<(), SettleError> {
+        self.core.extend(self.held().ticket, by)
+    }
+}
+
+impl<E: Send + Sync + 'static> Deref for Delivery<E> {
+    type Target = E;
+    fn deref(&self) -> &E {
+        self.held().spot.event()
+    }
+}
+
+impl<E: Send + Sync + 'static> Drop for Delivery<E> {
+    fn drop(&mut self) {
+        let Some(held) = self.held.take() else { return };
+        let ticket = held.ticket;
+        // What follows may let go of the log's last hold on the message: this one goes first.
+        drop(held);
+        if ticket.lease.is_none() {
+            return;
+        }
+        let unread = self.mark.as_ref().is_some_and(|mark| mark.is_unread());
+        let _stale = if unread { self.core.release(ticket) } else { self.core.nack(ticket, None) };
+    }
+}
+
+impl<E: Send + Sync + 'static> fmt::Debug for Delivery<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ticket = self.held.as_ref().map(|held| held.ticket);
+        f.debug_struct("Delivery")
+            .field("subscription", &self.core.name)
+            .field("sequence", &ticket.map(|ticket| ticket.sequence))
+            .field("attempt", &ticket.map(|ticket| ticket.attempt))
+            .finish_non_exhaustive()
+    }
+}
+
+/// Messages leased together, in hand-out order, under one ack deadline.
+///
+/// [`ack`](Self::ack) settles all that is left in it at the cost of one. Single messages are taken out with [`pop`](Self::pop) or by iterating; what an abandoned
+/// iterator has not yielded is released, what is left in a dropped batch is nacked.
+pub struct Batch<E: Send + Sync + 'static> {
+    core: Arc<SubscriptionCore<E>>,
+    held: VecDeque<Held<E>>,
+}
+
+impl<E: Send + Sync + 'static> Batch<E> {
+    pub(crate) fn new(core: Arc<SubscriptionCore<E>>, held: Vec<Held<E>>) -> Self {
+        Batch { core, held: held.into() }
+    }
+
+    /// How many messages are left in it.
+    pub fn len(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Whether none is left.
+    pub fn is_empty(&self) -> bool {
+        self.held.is_empty()
+    }
+
+    /// The messages that are left, in hand-out order.
+    pub fn iter(&self) -> impl Iterator<Item = MessageRef<'_, E>> {
+        self.held.iter().map(|held| self.core.topic.log.message(&held.spot))
+    }
+
+    /// Takes the first that is left out, to be settled by itself.
+    pub fn pop(&mut self) -> Option<Delivery<E>> {
+        let held = self.held.pop_front()?;
+        Some(Delivery::new(self.core.clone(), held))
+    }
+
+    /// Empties it, so that the drop that follows does nothing.
+    fn take_tickets(&mut self) -> Vec<Ticket> {
+        self.held.drain(..).map(|held| held.ticket).collect()
+    }
+
+    /// Settles all that is left, at the cost of one.
+    ///
+    /// # Errors
+    /// [`SettleError::LeaseExpired`] with the number of messages that were not settled; the others were.
+    pub fn ack(mut self) -> Result<(), SettleError> {
+        let tickets = self.take_tickets();
+        self.core.ack_all(&tickets, self.core.mode)
+    }
+
+    /// [`ack`](Self::ack), on any runtime.
+    ///
+    /// # Errors
+    /// As [`ack`](Self::ack).
+    #[cfg(feature = "async")]
+    pub async fn ack_async(self) -> Result<(), SettleError> {
+        self.ack()
+    }
+
+    /// All that is left failed: each spends its attempt and comes back as the retry policy says.
+    ///
+    /// # Errors
+    /// [`SettleError::LeaseExpired`] with the number of messages whose lease had ended.
+    pub fn nack(mut self) -> Result<(), SettleError> {
+        let tickets = self.take_tickets();
+        self.core.nack_all(&tickets)
+    }
+
+    /// All that is left comes back at once, and no attempt is spent.
+    ///
+    /// # Errors
+    /// [`SettleError::LeaseExpired`] with the number of messages whose lease had ended.
+    pub fn release(mut self) -> Result<(), SettleError> {
+        let tickets = self.take_tickets();
+        self.core.release_all(&tickets)
+    }
+}
+
+impl<E: Send + Sync + 'static> Drop for Batch<E> {
+    fn drop(&mut self) {
+        if self.held.is_empty() || self.core.mode == DeliveryMode::AtMostOnce {
+            return;
+        }
+        let tickets = self.take_tickets();
+        let _stale = self.core.nack_all(&tickets);
+    }
+}
+
+impl<E: Send + Sync + 'static> IntoIterator for Batch<E> {
+    type Item = Delivery<E>;
+    type IntoIter = BatchIter<E>;
+
+    fn into_iter(self) -> BatchIter<E> {
+        BatchIter { batch: self }
+    }
+}
+
+impl<E: Send + Sync + 'static> fmt::Debug for Batch<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Batch")
+            .field("subscription", &self.core.name)
+            .field("len", &self.held.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The deliveries of a batch, one by one. What it has not yielded when it is dropped is released.
+#[derive(Debug)]
+pub struct BatchIter<E: Send + Sync + 'static> {
+    batch: Batch<E>,
+}
+
+impl<E: Send + Sync + 'static> Iterator for BatchIter<E> {
+    type Item = Delivery<E>;
+
+    fn next(&mut self) -> Option<Delivery<E>> {
+        self.batch.pop()
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.batch.len(), Some(self.batch.len()))
+    }
+}
+
+impl<E: Send + Sync + 'static> ExactSizeIterator for BatchIter<E> {}
+
+impl<E: Send + Sync + 'static> Drop for BatchIter<E> {
+    fn drop(&mut self) {
+        if self.batch.is_empty() || self.batch.core.mode == DeliveryMode::AtMostOnce {
+            return;
+        }
+        let tickets = self.batch.take_tickets();
+        let _stale = self.batch.core.release_all(&tickets);
+    }
+}

@@ -1,0 +1,527 @@
+//! `Topic`: a named log of events, and the handle that publishes.
+
+use std::any::{Any, TypeId, type_name};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::hash::{DefaultHasher, Hasher};
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::broker::Broker;
+use crate::codec::Codec;
+use crate::engine::local::broker::{AnyTopic, Phase};
+use crate::engine::local::publish::{Parcel, Patience};
+use crate::engine::local::topic::{Fingerprint, TopicCore, TopicOptions, Weigh};
+use crate::error::{CodecError, CreateError, PublishAllError, PublishError, PublishErrorKind, UpdateError};
+use crate::message::{Message, MessageId};
+use crate::name::Name;
+use crate::options::{Capacity, DedupWindow, MessageStatus, Retention};
+use crate::stats::TopicStats;
+use crate::subscription::SubscriptionBuilder;
+
+/// A named log of events of type `E`; the handle that publishes. A cheap clone.
+///
+/// A closure as an event needs its type said, because Rust gives every closure a type of its own:
+///
+/// ```
+/// type Job = Box<dyn Fn() + Send + Sync>;
+/// # let broker = eventflow::Broker::in_memory();
+/// let jobs = broker.topic::<Job>("jobs").open()?;
+/// let worker = jobs.subscription("worker").open()?;
+/// jobs.publish(Box::new(|| println!("done")) as Job)?;
+/// let job = worker.recv()?;
+/// (*job)();
+/// job.ack()?;
+/// # Ok::<(), eventflow::Error>(())
+/// ```
+pub struct Topic<E> {
+    pub(crate) core: Arc<TopicCore<E>>,
+    pub(crate) broker: Broker,
+}
+
+/// What a publish is acknowledged with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Receipt {
+    /// The message's identity; of a repeat, that of the first.
+    pub id: MessageId,
+    /// The idempotency id had been published within the topic's window: this call published nothing.
+    pub deduplicated: bool,
+}
+
+impl<E: Send + Sync + 'static> Topic<E> {
+    /// The topic's name.
+    pub fn name(&self) -> &str {
+        self.core.name.as_str()
+    }
+
+    /// Publishes a message, and waits for space while the topic is full and its overflow is `Block`.
+    ///
+    /// When it returns, every subscription that existed before the call will be given the message (if its filter takes it) until it settles it. The cost does
+    /// not depend on the number of subscriptions.
+    ///
+    /// ```
+    /// # let broker = eventflow::Broker::in_memory();
+    /// # let orders = broker.topic::<String>("orders").open()?;
+    /// let receipt = orders.publish("order 7")?;
+    /// assert_eq!(receipt.id.sequence(), 1);
+    /// # Ok::<(), eventflow::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Nothing was published and nothing will be; the message comes back. See [`PublishError`] for what each variant asks for.
+    pub fn publish(&self, message: impl Into<Message<E>>) -> Result<Receipt, PublishError<E>> {
+        self.publish_with(message.into(), Patience::Forever)
+    }
+
+    /// Publishes a message if there is space now.
+    ///
+    /// # Errors
+    /// [`PublishError::Full`]: the topic is full. Else as [`publish`](Self::publish).
+    pub fn try_publish(&self, message: impl Into<Message<E>>) -> Result<Receipt, PublishError<E>> {
+        self.publish_with(message.into(), Patience::None)
+    }
+
+    /// Publishes a message, and waits for space at most this long, on the broker's clock.
+    ///
+    /// # Errors
+    /// [`PublishError::Timeout`]: the topic was still full when the timeout passed. Else as [`publish`](Self::publish).
+    pub fn publish_timeout(
+        &self,
+        message: impl Into<Message<E>>,
+        timeout: Duration,
+    ) -> Result<Receipt, PublishError<E>> {
+        let deadline = self.core.broker.now() + timeout;
+        self.publish_with(message.into(), Patience::Until(deadline))
+    }
+
+    fn publish_with(&self, message: Message<E>, patience: Patience) -> Result<Receipt, PublishError<E>> {
+        let mut parcels = [self.parcel(message)?];
+        match self.core.publish(&mut parcels, patience) {
+            Ok(()) => Ok(receipt_of(&parcels[0])),
+            Err(kind) => {
+                let [parcel] = parcels;
+                Err(failed(kind, parcel))
+            }
+        }
+    }
+
+    pub(crate) fn parcel(&self, message: Message<E>) -> Result<Parcel<E>, PublishError<E>> {
+        self.core.parcel(message).map_err(|refusal| match refusal.encode_error {
+            Some(error) => PublishError::Encode { message: refusal.message, error },
+            None => PublishError::new(refusal.kind, refusal.message),
+        })
+    }
+
+    /// Publishes all messages as one batch, or none. Every reader sees them together; their sequences are consecutive, but for repeats.
+    ///
+    /// Waits for space as [`publish`](Self::publish) does. An idempotency id that stands twice in the batch counts as a repeat.
+    ///
+    /// ```
+    /// # let broker = eventflow::Broker::in_memory();
+    /// # let orders = broker.topic::<String>("orders").open()?;
+    /// let receipts = orders.publish_all(["order 7", "order 8"])?;
+    /// assert_eq!(receipts.len(), 2);
+    /// # Ok::<(), eventflow::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// None was published and none will be; all messages come back. A batch that is larger than the topic's capacity is `TooLarge`, at once.
+    pub fn publish_all<M: Into<Message<E>>>(
+        &self,
+        messages: impl IntoIterator<Item = M>,
+    ) -> Result<Vec<Receipt>, PublishAllError<E>> {
+        let mut messages = messages.into_iter().map(Into::into);
+        let mut parcels: Vec<Parcel<E>> = Vec::with_capacity(messages.size_hint().0.min(1_024));
+        while let Some(message) = messages.next() {
+            match self.core.parcel(message) {
+                Ok(parcel) => parcels.push(parcel),
+                Err(refusal) => {
+                    let before = parcels.into_iter().filter_map(|parcel| parcel.message);
+                    let all = before.chain([refusal.message]).chain(messages).collect();
+                    return Err(PublishAllError { kind: refusal.kind, messages: all });
+                }
+            }
+        }
+        match self.core.publish(&mut parcels, Patience::Forever) {
+            Ok(()) => Ok(parcels.iter().map(receipt_of).collect()),
+            Err(kind) => {
+                let messages = parcels.into_iter().filter_map(|parcel| parcel.message).collect();
+                Err(PublishAllError { kind, messages })
+            }
+        }
+    }
+
+    /// Names a subscription to this topic, to be created or opened.
+    pub fn subscription(&self, name: &str) -> SubscriptionBuilder<E> {
+        SubscriptionBuilder::new(self.clone(), name)
+    }
+
+    /// The names of the topic's subscriptions, in order.
+    pub fn subscriptions(&self) -> Vec<String> {
+        let subscriptions = self.core.subscriptions();
+        let mut names: Vec<_> = subscriptions.iter().map(|s| s.name.as_str().to_owned()).collect();
+        names.sort();
+        names
+    }
+
+    /// How a message stands with each subscription, by name, while the message is kept: who has it, who has acked it, who is yet to get it.
+    ///
+    /// None when the message is not kept (any more), or is not this topic's. With [`Retention::until_acked`] a message that
+    /// everybody has settled goes with its segment.
+    ///
+    /// ```
+    /// use eventflow::{MessageStatus, Retention};
+    /// # let broker = eventflow::Broker::in_memory();
+    /// let orders = broker.topic::<String>("orders").retention(Retention::forever()).open()?;
+    /// let billing = orders.subscription("billing").open()?;
+    /// let shipping = orders.subscription("shipping").open()?;
+    /// let id = orders.publish("order 7")?.id;
+    /// billing.recv()?.ack()?;
+    /// let status = orders.status(id).expect("it is kept");
+    /// assert_eq!(status["billing"], MessageStatus::Acked);
+    /// assert_eq!(status["shipping"], MessageStatus::Waiting);
+    /// # Ok::<(), eventflow::Error>(())
+    /// ```
+    pub fn status(&self, id: MessageId) -> Option<BTreeMap<String, MessageStatus>> {
+        self.core.status(id)
+    }
+
+    /// Changes options of the topic, for all of its handles.
+    pub fn update(&self) -> TopicUpdate<E> {
+        TopicUpdate { topic: self.clone(), retention: None, capacity: None, dedup: None }
+    }
+
+    /// What the topic holds and did.
+    pub fn stats(&self) -> TopicStats {
+        self.core.stats()
+    }
+}
+
+pub(crate) fn receipt_of<E>(parcel: &Parcel<E>) -> Receipt {
+    match parcel.receipt {
+        Some((id, deduplicated)) => Receipt { id, deduplicated },
+        None => unreachable!("what was published has a receipt"),
+    }
+}
+
+pub(crate) fn failed<E>(kind: PublishErrorKind, parcel: Parcel<E>) -> PublishError<E> {
+    match parcel.message {
+        Some(message) => PublishError::new(kind, message),
+        None => unreachable!("a publish that fails has not taken its message"),
+    }
+}
+
+impl<E> Clone for Topic<E> {
+    fn clone(&self) -> Self {
+        Topic { core: self.core.clone(), broker: self.broker.clone() }
+    }
+}
+
+impl<E> fmt::Debug for Topic<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Topic").field("name", &self.core.name).finish_non_exhaustive()
+    }
+}
+
+/// Options of a topic that is created, or expectations of one that is opened.
+pub struct TopicBuilder<E> {
+    broker: Broker,
+    name: String,
+    retention: Option<Retention>,
+    capacity: Option<Capacity>,
+    dedup: Option<DedupWindow>,
+    codec: Option<Arc<dyn Codec<E>>>,
+    fingerprint: Option<Fingerprint<E>>,
+    weigh: Option<Weigh<E>>,
+}
+
+impl<E: Send + Sync + 'static> TopicBuilder<E> {
+    pub(crate) fn new(broker: Broker, name: &str, _event: PhantomData<E>) -> Self {
+        TopicBuilder {
+            broker,
+            name: name.to_owned(),
+            retention: None,
+            capacity: None,
+            dedup: None,
+            codec: None,
+            fingerprint: None,
+            weigh: None,
+        }
+    }
+
+    /// How long messages are kept that every subscription has settled. [`Retention::until_acked`] unless told otherwise.
+    pub fn retention(mut self, retention: Retention) -> Self {
+        self.retention = Some(retention);
+        self
+    }
+
+    /// How much the topic holds that is not settled by all, and what a publisher meets then. No limit unless told otherwise.
+    pub fn capacity(mut self, capacity: Capacity) -> Self {
+        self.capacity = Some(capacity);
+        self
+    }
+
+    /// How long idempotency ids are remembered. 10 minutes and 1,000,000 ids unless told otherwise.
+    pub fn dedup(mut self, window: DedupWindow) -> Self {
+        self.dedup = Some(window);
+        self
+    }
+
+    /// How events become bytes where bytes are needed. In memory that is only to compare the payloads of two messages under one idempotency id.
+    pub fn codec(mut self, codec: impl Codec<E>) -> Self {
+        self.codec = Some(Arc::new(codec));
+        self
+    }
+
+    /// Tells two payloads apart, for messages under one idempotency id: equal events must have equal fingerprints. Called by the publisher, under no lock,
+    /// for messages with an id only. Raw bytes and strings need none.
+    pub fn fingerprint(mut self, fingerprint: impl Fn(&E) -> u64 + Send + Sync + 'static) -> Self {
+        self.fingerprint = Some(Arc::new(move |event| Ok(fingerprint(event))));
+        self
+    }
+
+    /// An event's bytes, for every limit in bytes. Its length for raw bytes and strings, else `size_of::<E>()`, unless told otherwise. Called by the publisher, under no lock.
+    pub fn weigh(mut self, weigh: impl Fn(&E) -> u64 + Send + Sync + 'static) -> Self {
+        self.weigh = Some(Arc::new(weigh));
+        self
+    }
+
+    /// Creates the topic.
+    ///
+    /// # Errors
+    /// [`CreateError::AlreadyExists`], and what is wrong with name or options. Nothing changed.
+    pub fn create(self) -> Result<Topic<E>, CreateError> {
+        let name = self.check()?;
+        let broker = self.broker.clone();
+        let make = || self.options();
+        match register(&broker, &name, make) {
+            Ok(core) => Ok(Topic { core, broker }),
+            Err(_existing) => Err(CreateError::AlreadyExists { name: name.to_string() }),
+        }
+    }
+
+    /// Creates the topic, or attaches to the one of this name. Options that were set here explicitly must then be those that it has; a closure can only be given once.
+    ///
+    /// # Errors
+    /// [`CreateError::ConfigMismatch`] and [`CreateError::TypeMismatch`] for one that exists, and what is wrong with name or options. Nothing changed.
+    pub fn open(self) -> Result<Topic<E>, CreateError> {
+        let name = self.check()?;
+        let broker = self.broker.clone();
+        let existing = match broker.presence.core.find_topic(name.as_str()) {
+            Some(existing) => existing,
+            None => match register(&broker, &name, || self.options()) {
+                Ok(core) => return Ok(Topic { core, broker }),
+                Err(existing) => existing,
+            },
+        };
+        let stored = existing.event_type();
+        let Ok(core) = existing.into_any().downcast::<TopicCore<E>>() else {
+            return Err(CreateError::TypeMismatch {
+                topic: name.to_string(),
+                stored,
+                asked: type_name::<E>(),
+            });
+        };
+        self.compare(&core)?;
+        Ok(Topic { core, broker })
+    }
+
+    fn check(&self) -> Result<Name, CreateError> {
+        let name = parse_name(&self.name)?;
+        let invalid =
+            |option, reason: &str| Err(CreateError::InvalidOption { option, reason: reason.to_owned() });
+        if let Some(reason) = self.retention.and_then(|retention| retention.problem()) {
+            return invalid("retention", reason);
+        }
+        if let Some(reason) = self.capacity.and_then(|capacity| capacity.problem()) {
+            return invalid("capacity", reason);
+        }
+        if let Some(reason) = self.dedup.and_then(|dedup| dedup.problem()) {
+            return invalid("dedup", reason);
+        }
+        if self.broker.presence.core.phase() != Phase::Open {
+            return Err(CreateError::Closed);
+        }
+        Ok(name)
+    }
+
+    fn options(&self) -> TopicOptions<E> {
+        let codec = self.codec.clone();
+        let by_codec = codec.map(|codec| -> Fingerprint<E> {
+            Arc::new(move |event| {
+                let mut bytes = Vec::new();
+                codec.encode(event, &mut bytes)?;
+                Ok(hash_of(&bytes))
+            })
+        });
+        TopicOptions {
+            retention: self.retention.unwrap_or_default(),
+            capacity: self.capacity.unwrap_or_default(),
+            dedup: self.dedup.unwrap_or_default(),
+            weigh: self.weigh.clone().or_else(raw_weigh),
+            fingerprint: self.fingerprint.clone().or(by_codec).or_else(raw_fingerprint),
+            codec: self.codec.as_ref().map(|codec| codec.name().to_owned()),
+        }
+    }
+
+    fn compare(&self, core: &TopicCore<E>) -> Result<(), CreateError> {
+        let stored = core.config();
+        let mismatch = |option, stored: String, asked: String| {
+            Err(CreateError::ConfigMismatch { name: self.name.clone(), option, stored, asked })
+        };
+        if let Some(asked) = self.retention.filter(|asked| *asked != stored.retention) {
+            return mismatch("retention", format!("{:?}", stored.retention), format!("{asked:?}"));
+        }
+        if let Some(asked) = self.capacity.filter(|asked| *asked != stored.capacity) {
+            return mismatch("capacity", format!("{:?}", stored.capacity), format!("{asked:?}"));
+        }
+        if let Some(asked) = self.dedup.filter(|asked| *asked != stored.dedup) {
+            return mismatch("dedup", format!("{:?}", stored.dedup), format!("{asked:?}"));
+        }
+        if let Some(asked) = self.codec.as_ref().filter(|asked| core.codec.as_deref() != Some(asked.name())) {
+            let stored = core.codec.clone().unwrap_or_else(|| "none".into());
+            return mismatch("codec", stored, asked.name().to_owned());
+        }
+        let closures = [("fingerprint", self.fingerprint.is_some()), ("weigh", self.weigh.is_some())];
+        for (option, is_given) in closures {
+            if is_given {
+                return mismatch(option, "the topic's own".into(), "a second closure".into());
+            }
+        }
+        Ok(())
+    }
+}
+
+fn register<E: Send + Sync + 'static>(
+    broker: &Broker,
+    name: &Name,
+    options: impl FnOnce() -> TopicOptions<E>,
+) -> Result<Arc<TopicCore<E>>, Arc<dyn AnyTopic>> {
+    let core = &broker.presence.core;
+    let mut made = None;
+    core.register_topic(name, || {
+        let topic = TopicCore::new(name.clone(), core.clone(), options());
+        made = Some(topic.clone());
+        topic
+    })?;
+    match made {
+        Some(topic) => Ok(topic),
+        None => unreachable!("what is registered was made"),
+    }
+}
+
+pub(crate) fn parse_name(name: &str) -> Result<Name, CreateError> {
+    Name::parse(name).map_err(|reason| {
+        let shown: String = name.chars().take(64).collect();
+        CreateError::InvalidName { name: shown, reason }
+    })
+}
+
+fn hash_of(bytes: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(bytes);
+    hasher.finish()
+}
+
+/// Raw bytes and strings know their length and can be compared.
+fn raw_bytes<E: 'static>() -> Option<fn(&E) -> Option<&[u8]>> {
+    fn look<E: 'static, T: 'static + AsRef<[u8]>>(event: &E) -> Option<&[u8]> {
+        (event as &dyn Any).downcast_ref::<T>().map(AsRef::as_ref)
+    }
+    let event = TypeId::of::<E>();
+    if event == TypeId::of::<Bytes>() {
+        Some(look::<E, Bytes>)
+    } else if event == TypeId::of::<Vec<u8>>() {
+        Some(look::<E, Vec<u8>>)
+    } else if event == TypeId::of::<String>() {
+        Some(look::<E, String>)
+    } else if event == TypeId::of::<&'static str>() {
+        Some(look::<E, &'static str>)
+    } else {
+        None
+    }
+}
+
+fn raw_weigh<E: Send + Sync + 'static>() -> Option<Weigh<E>> {
+    let bytes = raw_bytes::<E>()?;
+    Some(Arc::new(move |event| bytes(event).map_or(0, |bytes| bytes.len() as u64)))
+}
+
+fn raw_fingerprint<E: Send + Sync + 'static>() -> Option<Fingerprint<E>> {
+    let bytes = raw_bytes::<E>()?;
+    Some(Arc::new(move |event| Ok::<u64, CodecError>(bytes(event).map_or(0, hash_of))))
+}
+
+impl<E> fmt::Debug for TopicBuilder<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TopicBuilder").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// Options of a topic that are to change. Nothing changes before [`apply`](Self::apply).
+///
+/// ```
+/// use eventflow::Capacity;
+/// # let broker = eventflow::Broker::in_memory();
+/// # let orders = broker.topic::<String>("orders").open()?;
+/// orders.update().capacity(Capacity::messages(1_000)).apply()?;
+/// # Ok::<(), eventflow::Error>(())
+/// ```
+#[derive(Debug)]
+#[must_use = "nothing changes before `apply`"]
+pub struct TopicUpdate<E> {
+    topic: Topic<E>,
+    retention: Option<Retention>,
+    capacity: Option<Capacity>,
+    dedup: Option<DedupWindow>,
+}
+
+impl<E: Send + Sync + 'static> TopicUpdate<E> {
+    /// Another retention. What it does not keep goes at once.
+    pub fn retention(mut self, retention: Retention) -> Self {
+        self.retention = Some(retention);
+        self
+    }
+
+    /// Another capacity. What the topic holds above it stays; publishers wait, or meet the overflow, until there is space.
+    pub fn capacity(mut self, capacity: Capacity) -> Self {
+        self.capacity = Some(capacity);
+        self
+    }
+
+    /// Another window. A longer one does not bring back what was forgotten.
+    pub fn dedup(mut self, window: DedupWindow) -> Self {
+        self.dedup = Some(window);
+        self
+    }
+
+    /// Makes the changes, all or none.
+    ///
+    /// # Errors
+    /// [`UpdateError`]: nothing changed.
+    pub fn apply(self) -> Result<(), UpdateError> {
+        let problem = [
+            ("retention", self.retention.and_then(|retention| retention.problem())),
+            ("capacity", self.capacity.and_then(|capacity| capacity.problem())),
+            ("dedup", self.dedup.and_then(|dedup| dedup.problem())),
+        ];
+        for (option, reason) in problem {
+            if let Some(reason) = reason {
+                return Err(UpdateError::InvalidOption { option, reason: reason.to_owned() });
+            }
+        }
+        if let Some(ended) = self.topic.core.ended() {
+            return Err(ended.into());
+        }
+        self.topic.core.update(|config| {
+            config.retention = self.retention.unwrap_or(config.retention);
+            config.capacity = self.capacity.unwrap_or(config.capacity);
+            config.dedup = self.dedup.unwrap_or(config.dedup);
+        });
+        Ok(())
+    }
+}

@@ -1,0 +1,38 @@
+//! The promises of the public API, in memory: a file per subject, a test per promise. A test that holds a numbered promise
+//! begins with its number (`p06_…`). No test sleeps: time is manual, threads report over channels, and a watchdog ends what hangs.
+#![forbid(unsafe_code)]
+
+mod support;
+
+#[cfg(feature = "async")]
+mod asynchronous;
+mod batch;
+mod callbacks;
+mod capacity;
+mod clock;
+mod conformance;
+mod dead_letter;
+mod dedup;
+mod delivery;
+mod exactly_once;
+mod fairness;
+mod filters;
+mod leases;
+mod limits;
+mod options;
+mod ordering;
+mod pitfalls;
+mod publish;
+mod publish_all;
+mod ready_channel;
+mod retention;
+mod retry;
+mod seek;
+mod settle;
+mod shutdown;
+mod snapshot;
+mod stats;
+mod status;
+mod topics;
+mod update;
+mod wakeups;
