@@ -115,16 +115,17 @@ impl Tally {
 type Publisher = Box<dyn FnOnce() + Send>;
 type Receiver = Box<dyn FnOnce() -> Tally + Send>;
 
-/// Starts everybody at once and waits for everybody. `finish` runs when all publishers are done.
+/// Starts everybody at once and waits for everybody; the time is from the first publisher's start to the last receiver's end, by their
+/// own reading. `finish` runs when all publishers are done.
 fn race(publishers: Vec<Publisher>, receivers: Vec<Receiver>, finish: impl FnOnce()) -> (Duration, Tally) {
-    let barrier = Arc::new(Barrier::new(publishers.len() + receivers.len() + 1));
+    let barrier = Arc::new(Barrier::new(publishers.len() + receivers.len()));
     let receivers: Vec<_> = receivers
         .into_iter()
         .map(|receive| {
             let barrier = barrier.clone();
             thread::spawn(move || {
                 barrier.wait();
-                receive()
+                (receive(), Instant::now())
             })
         })
         .collect();
@@ -134,19 +135,19 @@ fn race(publishers: Vec<Publisher>, receivers: Vec<Receiver>, finish: impl FnOnc
             let barrier = barrier.clone();
             thread::spawn(move || {
                 barrier.wait();
+                let start = Instant::now();
                 publish();
+                start
             })
         })
         .collect();
-    barrier.wait();
-    let start = Instant::now();
-    for publisher in publishers {
-        publisher.join().expect("a publisher panicked");
-    }
+    let starts = publishers.into_iter().map(|publisher| publisher.join().expect("a publisher panicked"));
+    let start = starts.min().expect("at least one publisher");
     finish();
-    let tally = receivers.into_iter().map(|receiver| receiver.join().expect("a receiver panicked"));
-    let tally = tally.fold(Tally::default(), Tally::join);
-    (start.elapsed(), tally)
+    let ends = receivers.into_iter().map(|receiver| receiver.join().expect("a receiver panicked"));
+    let (tally, end) =
+        ends.fold((Tally::default(), start), |(tally, end), (more, at)| (tally.join(more), end.max(at)));
+    (end - start, tally)
 }
 
 /// No channel and no second thread: what making and reading the payloads costs by itself, and what the tally must be.

@@ -61,6 +61,6 @@ fn main() -> eventflow::Result<()> {
         assert_eq!([1, 2, 2].map(|key| cache.get(key, &database)), ["Anna", "Benjamin", "Benjamin"]);
     }
     assert_eq!(*database.reads.lock(), 9, "and after the update only the changed row again");
-    println!("15 + 6 reads of the caches, 9 of the database");
+    println!("21 reads of the caches, 9 of the database");
     Ok(())
 }

@@ -28,7 +28,8 @@ impl<E: Send + Sync + 'static> Subscription<E> {
     /// orders.publish_async("order 7").await?;
     /// billing.recv_async().await?.ack_async().await?;
     /// # Ok::<(), eventflow::Error>(())
-    /// # })
+    /// # })?;
+    /// # Ok::<(), eventflow::Error>(())
     /// ```
     ///
     /// # Errors

@@ -1,4 +1,127 @@
-//! An embeddable publish/subscribe broker.
+//! An embeddable publish/subscribe broker: typed topics, lasting subscriptions, acknowledgements, redelivery, dead letters, ordering,
+//! replay and exactly-once, by plain Rust calls, in your own process, with no server.
+//!
+//! # The first message
+//!
+//! An event is any `T: Send + Sync + 'static`: no trait to implement, no macro, no runtime, no serialisation. Every subscription reads the same one copy.
+//!
+//! ```
+//! use eventflow::Broker;
+//!
+//! #[derive(Debug)]
+//! struct OrderPlaced { id: u64, total_cents: u64 }
+//!
+//! fn main() -> eventflow::Result<()> {
+//!     let broker = Broker::in_memory();
+//!     let orders = broker.topic::<OrderPlaced>("orders").open()?;
+//!     let billing = orders.subscription("billing").open()?;
+//!
+//!     orders.publish(OrderPlaced { id: 7, total_cents: 1999 })?;
+//!
+//!     let order = billing.recv()?;             // leased to us until the ack deadline
+//!     println!("charging order {}", order.id); // a delivery derefs to the event
+//!     order.ack()?;                            // now the broker may forget it
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # Who gets what
+//!
+//! Each subscription gets every message (fan-out). The subscribers of one subscription, its clones, share its messages (load balancing). Any number of
+//! threads may publish (fan-in).
+//!
+//! ```
+//! # let broker = eventflow::Broker::in_memory();
+//! let orders = broker.topic::<String>("orders").open()?;
+//! let billing = orders.subscription("billing").open()?;
+//! let shipping = orders.subscription("shipping").open()?;
+//! let second_shipper = shipping.clone();
+//!
+//! orders.publish_all(["order 7", "order 8"])?;
+//! assert_eq!(billing.recv_batch(10)?.len(), 2);
+//! let (one, other) = (shipping.recv()?, second_shipper.recv()?);
+//! assert_ne!(one.id(), other.id());
+//! # Ok::<(), eventflow::Error>(())
+//! ```
+//!
+//! # When it fails
+//!
+//! A delivery that is nacked, dropped, or not settled by its ack deadline comes back, as the [`RetryPolicy`] says, up to the attempts that [`DeadLetter`] allows. A
+//! subscriber that panics, hangs or dies never keeps a message from the others for longer.
+//!
+//! ```
+//! use eventflow::{DeadLetter, RetryPolicy};
+//! use std::time::Duration;
+//! # let broker = eventflow::Broker::in_memory();
+//! let failed = broker.topic::<String>("orders.failed").open()?;
+//! let inspection = failed.subscription("inspection").open()?;
+//! let orders = broker.topic::<String>("orders").open()?;
+//! let billing = orders
+//!     .subscription("billing")
+//!     .ack_deadline(Duration::from_secs(30))
+//!     .retry(RetryPolicy::exponential(Duration::from_millis(100), Duration::from_secs(60)))
+//!     .dead_letter(DeadLetter::to(&failed).after(3))
+//!     .open()?;
+//!
+//! orders.publish("order 7")?;
+//! billing.recv()?.nack()?;                       // tried again in 100 ms
+//! orders.publish("order 8")?;
+//! billing.recv()?.reject("no such customer")?;   // never again
+//! let letter = inspection.recv()?;
+//! assert_eq!(letter.message().attribute("eventflow.dead_letter.reason"), Some("no such customer"));
+//! # Ok::<(), eventflow::Error>(())
+//! ```
+//!
+//! # Once, and in order
+//!
+//! An idempotency id is published once within the topic's [`DedupWindow`]. An [`ordered`](SubscriptionBuilder::ordered) subscription settles the messages of a key in publish order. In
+//! [`ExactlyOnce`](DeliveryMode::ExactlyOnce) mode an ack that comes too late is refused, so that no two subscribers ever hold a message.
+//!
+//! ```
+//! use eventflow::{DeliveryMode, Message};
+//! # let broker = eventflow::Broker::in_memory();
+//! let payments = broker.topic::<u64>("payments").open()?;
+//! let ledger = payments.subscription("ledger").ordered().delivery(DeliveryMode::ExactlyOnce).open()?;
+//!
+//! let payment = || Message::new(1_999).ordering_key("account 12").idempotency_id("payment-7");
+//! assert!(!payments.publish(payment())?.deduplicated);
+//! assert!(payments.publish(payment())?.deduplicated); // a retry of the publisher
+//!
+//! ledger.recv()?.ack()?;
+//! assert!(ledger.try_recv().is_err());
+//! # Ok::<(), eventflow::Error>(())
+//! ```
+//!
+//! # Back in time, and time at will
+//!
+//! A topic with a [`Retention`] keeps what is settled, so that a subscription can [`seek`](Subscription::seek) back or start late. With a [`ManualClock`], a test of
+//! deadlines and delays takes no time.
+//!
+//! ```
+//! use eventflow::{Broker, ManualClock, Message, Retention, Seek};
+//! use std::time::Duration;
+//!
+//! let clock = ManualClock::new();
+//! let broker = Broker::builder().clock(clock.clone()).build()?;
+//! let prices = broker.topic::<u64>("prices").retention(Retention::forever()).open()?;
+//! let chart = prices.subscription("chart").open()?;
+//!
+//! prices.publish(Message::new(75).deliver_after(Duration::from_secs(3_600)))?;
+//! assert!(chart.try_recv().is_err());
+//! clock.advance(Duration::from_secs(3_600));
+//! chart.recv()?.ack()?;
+//! chart.seek(Seek::Earliest)?;
+//! assert_eq!(*chart.recv()?, 75);
+//! # Ok::<(), eventflow::Error>(())
+//! ```
+//!
+//! # Where to read on
+//!
+//! - [`Topic`] publishes, [`Message`] says what goes with an event, [`TopicBuilder`] what a topic keeps and holds.
+//! - [`Subscription`] receives: blocking, with a timeout, in batches, in a `select!`, as a future or a stream. [`SubscriptionBuilder`] has its options.
+//! - [`Delivery`] and [`Batch`] settle.
+//! - [`guide`] tells how it is built and what it promises.
+
 #![forbid(unsafe_code)]
 #![cfg_attr(any(eventflow_loom, eventflow_shuttle), allow(dead_code, reason = "models look at parts"))]
 
@@ -11,6 +134,7 @@ mod codec;
 mod delivery;
 mod engine;
 mod error;
+pub mod guide;
 mod handles;
 mod log;
 mod message;
@@ -40,3 +164,9 @@ pub use options::{
 pub use stats::{BrokerStats, ShutdownReport, SubscriptionStats, TopicStats};
 pub use subscription::{DeadLetter, Subscription, SubscriptionBuilder, SubscriptionUpdate};
 pub use topic::{Receipt, Topic, TopicBuilder, TopicUpdate};
+
+/// The README's programs run as tests, too.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+#[derive(Debug)]
+pub struct Readme;

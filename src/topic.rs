@@ -427,8 +427,11 @@ fn hash_of(bytes: &[u8]) -> u64 {
     hasher.finish()
 }
 
+/// Looks at an event as bytes.
+type AsBytes<E> = fn(&E) -> Option<&[u8]>;
+
 /// Raw bytes and strings know their length and can be compared.
-fn raw_bytes<E: 'static>() -> Option<fn(&E) -> Option<&[u8]>> {
+fn raw_bytes<E: 'static>() -> Option<AsBytes<E>> {
     fn look<E: 'static, T: 'static + AsRef<[u8]>>(event: &E) -> Option<&[u8]> {
         (event as &dyn Any).downcast_ref::<T>().map(AsRef::as_ref)
     }

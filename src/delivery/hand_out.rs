@@ -78,10 +78,11 @@ impl Ledger {
         if self.paused || want == 0 {
             return Decision::Empty;
         }
-        if !ask.plain && self.wants_a_look(&ask, want) {
-            if let Some(examination) = self.poll_examine(ask.tail) {
-                return Decision::Examine(examination);
-            }
+        if !ask.plain
+            && self.wants_a_look(&ask, want)
+            && let Some(examination) = self.poll_examine(ask.tail)
+        {
+            return Decision::Examine(examination);
         }
         let mut pick = Pick { want, granted: 0, lease: self.next_lease(), followers: BTreeSet::new() };
         while pick.granted < pick.want && self.grant_next(&ask, &mut pick, grants) {}

@@ -3,8 +3,8 @@
 use eventflow::{Batch, Capacity, DeliveryMode, Overflow, Seek, SettleError, TryRecvError};
 
 use crate::support::{
-    DEADLINE, Desk, NANO, PATIENCE, SECOND, ask, assert_empty, desk, desk_with, drain, drain_with, take,
-    within,
+    DEADLINE, Desk, NANO, PATIENCE, SECOND, ask, assert_empty, desk, desk_with, drain, drain_with, manual,
+    take, within,
 };
 
 fn expired(count: u64) -> Result<(), SettleError> {

@@ -11,7 +11,7 @@ use eventflow::{
 
 use crate::support::{
     Answer, DEADLINE, Desk, Drops, NANO, PATIENCE, SECOND, ask, assert_empty, desk, drain, drain_with,
-    manual, take, within,
+    manual, send, take, within,
 };
 
 /// A topic of this capacity with subscription `a`.
@@ -60,7 +60,7 @@ fn the_limit_in_messages_is_exact() {
     for n in 1..=3 {
         topic.try_publish(n).unwrap();
     }
-    assert!(matches!(topic.try_publish(4), Err(PublishError::Full(m)) if m.into_event() == 4));
+    assert!(matches!(topic.try_publish(4), Err(PublishError::Full(m)) if *m.event() == 4));
     take(&sub).ack().unwrap();
     topic.try_publish(4).unwrap();
     assert!(matches!(topic.try_publish(5), Err(PublishError::Full(_))));
@@ -153,7 +153,7 @@ fn bytes_are_the_size_of_the_type_or_what_weigh_says() {
     assert!(matches!(weighed.try_publish(4), Err(PublishError::Full(_))));
     weighed.try_publish(3).unwrap();
     weighed.try_publish(0).unwrap();
-    assert!(matches!(weighed.publish(11), Err(PublishError::TooLarge(m)) if m.into_event() == 11));
+    assert!(matches!(weighed.publish(11), Err(PublishError::TooLarge(m)) if *m.event() == 11));
     assert!(matches!(weighed.publish(u64::MAX), Err(PublishError::TooLarge(_))));
     assert_eq!(drain(&sub), [7, 3, 0]);
     weighed.try_publish(10).unwrap();
@@ -375,7 +375,7 @@ fn p23_the_timeout_of_a_publish_runs_on_the_brokers_clock() {
         }
     };
     assert!(waited >= DEADLINE, "{waited:?}");
-    assert!(matches!(error, PublishError::Timeout(m) if m.into_event() == 2));
+    assert!(matches!(error, PublishError::Timeout(m) if *m.event() == 2));
     assert_eq!((topic.stats().published, drain(&sub)), (1, vec![1]));
 }
 
@@ -405,7 +405,7 @@ fn p09_blocked_publishers_and_receivers_hand_on_ten_thousand_messages_through_a_
             let publishers: Vec<_> = (0..4_u64)
                 .map(|publisher| {
                     let topic = topic.clone();
-                    ask(move || (0..850).for_each(|n| drop(topic.publish(publisher * 850 + n).unwrap())))
+                    ask(move || (0..850).for_each(|n| send(&topic, publisher * 850 + n)))
                 })
                 .collect();
             let mut seen = crate::support::Checksum::default();

@@ -7,7 +7,8 @@ use eventflow::{
 };
 
 use crate::support::{
-    Answer, Counted, DEADLINE, Drops, NANO, SECOND, ask, assert_empty, desk, desk_with, drain, manual, take, within,
+    Answer, Counted, DEADLINE, Drops, NANO, SECOND, ask, assert_empty, desk, desk_with, drain, manual, take,
+    within,
 };
 
 const CENTURY: Duration = Duration::from_secs(100 * 365 * 86_400);
@@ -116,7 +117,8 @@ fn p23_what_happened_on_the_way_carries_the_time_at_which_it_happened() {
 fn p23_a_consequence_has_consequences_of_its_own_in_the_same_advance() {
     let (broker, clock) = manual();
     let drops = Drops::default();
-    let dead = broker.topic::<Counted>("dead").retention(Retention::for_duration(SECOND * 5)).create().unwrap();
+    let dead =
+        broker.topic::<Counted>("dead").retention(Retention::for_duration(SECOND * 5)).create().unwrap();
     let slow = dead.subscription("slow").expire_after(SECOND * 60).create().unwrap();
     let topic = broker.topic::<Counted>("t").create().unwrap();
     let sub = topic.subscription("s").dead_letter(DeadLetter::to(&dead).after(1)).create().unwrap();

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use eventflow::{
-    Broker, Capacity, CreateError, DeadLetter, Delivery, ManualClock, Message, MessageId, Overflow, Retention,
-    RetryPolicy, Seek, SettleError, Subscription, SubscriptionBuilder, Topic,
+    Broker, Capacity, CreateError, DeadLetter, Delivery, ManualClock, Message, MessageId, Overflow,
+    Retention, RetryPolicy, Seek, SettleError, Subscription, SubscriptionBuilder, Topic,
 };
 
 use crate::support::{
-    Answer, Bare, Checksum, DEADLINE, NANO, SECOND, ask, assert_empty, drain, drain_with, manual, take, within,
+    Answer, Bare, Checksum, DEADLINE, NANO, SECOND, ask, assert_empty, drain, drain_with, manual, take,
+    within,
 };
 
 /// A topic `work` whose subscription `worker` sends its dead letters to the subscription `undertaker` of the topic `dead`.
@@ -47,7 +48,9 @@ where
 }
 
 #[track_caller]
-fn assert_invalid_dead_letter<E: Send + Sync + 'static>(outcome: Result<Subscription<E>, CreateError>) -> String {
+fn assert_invalid_dead_letter<E: Send + Sync + 'static>(
+    outcome: Result<Subscription<E>, CreateError>,
+) -> String {
     match outcome {
         Err(CreateError::InvalidOption { option: "dead_letter", reason, .. }) => reason,
         other => panic!("expected InvalidOption of dead_letter, found {other:?}"),
@@ -101,7 +104,10 @@ fn p11_the_letter_keeps_attributes_key_and_event_and_says_where_it_comes_from() 
     ward.work.publish(Bare(0)).unwrap();
     take(&ward.worker).ack().unwrap();
     ward.clock.advance(SECOND);
-    let message = Message::new(Bare(7)).attribute("region", "eu").attribute("kind", "order").ordering_key("customer 12");
+    let message = Message::new(Bare(7))
+        .attribute("region", "eu")
+        .attribute("kind", "order")
+        .ordering_key("customer 12");
     let origin = ward.work.publish(message.idempotency_id("order-7")).unwrap().id;
     take(&ward.worker).nack().unwrap();
     ward.clock.advance(SECOND);
@@ -162,7 +168,8 @@ fn p11_the_reason_tells_how_the_last_attempt_ended() {
     let expiring = take(&ward.worker);
     ward.clock.advance(DEADLINE);
     drop(expiring);
-    let mut reasons = drain_with(&ward.undertaker, |letter| (**letter, said(letter, "reason").unwrap().to_owned()));
+    let mut reasons =
+        drain_with(&ward.undertaker, |letter| (**letter, said(letter, "reason").unwrap().to_owned()));
     reasons.sort();
     let reasons: Vec<String> = reasons.into_iter().map(|(_, reason)| reason).collect();
     assert_eq!(reasons, ["nacked", "nacked", "nacked", "nacked", "the reason given", "ack deadline expired"]);
@@ -246,7 +253,8 @@ fn p11_a_stale_delivery_buries_nothing_a_second_time() {
 #[test]
 fn p11_every_subscription_sends_a_letter_of_its_own() {
     let ward: Ward<u64> = ward(1);
-    let second = ward.work.subscription("second").dead_letter(DeadLetter::to(&ward.dead).after(1)).create().unwrap();
+    let second =
+        ward.work.subscription("second").dead_letter(DeadLetter::to(&ward.dead).after(1)).create().unwrap();
     let healthy = ward.work.subscription("healthy").create().unwrap();
     ward.work.publish(7u64).unwrap();
     take(&ward.worker).nack().unwrap();
@@ -335,7 +343,9 @@ fn p11_expiries_send_a_message_down_a_chain_each_at_its_own_time() {
         .collect();
     let subs: Vec<Subscription<u64>> = topics
         .windows(2)
-        .map(|pair| pair[0].subscription("s").dead_letter(DeadLetter::to(&pair[1]).after(1)).create().unwrap())
+        .map(|pair| {
+            pair[0].subscription("s").dead_letter(DeadLetter::to(&pair[1]).after(1)).create().unwrap()
+        })
         .collect();
     topics[0].publish(7u64).unwrap();
     let mut held = Vec::new();
@@ -466,7 +476,8 @@ fn p11_a_dead_letter_topic_that_would_keep_nothing_is_an_invalid_option() {
     let (broker, _clock) = manual();
     let dead = broker.topic::<u64>("dead").create().unwrap();
     let work = broker.topic::<u64>("work").create().unwrap();
-    let reason = assert_invalid_dead_letter(work.subscription("s").dead_letter(DeadLetter::to(&dead)).create());
+    let reason =
+        assert_invalid_dead_letter(work.subscription("s").dead_letter(DeadLetter::to(&dead)).create());
     assert!(reason.contains("subscription"), "it says what to do: {reason}");
     assert!(work.subscriptions().is_empty(), "nothing was created");
     dead.subscription("undertaker").create().unwrap();

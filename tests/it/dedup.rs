@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use eventflow::{
-    Capacity, DedupWindow, Message, Overflow, PublishError, PublishErrorKind, Receipt, RecvTimeoutError, Topic,
+    Capacity, DedupWindow, Message, Overflow, PublishError, PublishErrorKind, Receipt, RecvTimeoutError,
+    Topic,
 };
 use uuid::Uuid;
 
@@ -115,7 +116,8 @@ fn p14_a_window_of_ids_forgets_the_oldest_first() {
     let (broker, _clock) = manual();
     let window = DedupWindow::time(TEN_MINUTES).max_ids(3);
     let topic = broker.topic::<u64>("t").dedup(window).create().unwrap();
-    let first: Vec<Receipt> = ["a", "b", "c"].iter().map(|id| topic.publish(number(0, id)).unwrap()).collect();
+    let first: Vec<Receipt> =
+        ["a", "b", "c"].iter().map(|id| topic.publish(number(0, id)).unwrap()).collect();
     for (id, receipt) in ["a", "b", "c"].iter().zip(&first) {
         assert_repeat(&topic.publish(number(0, id)).unwrap(), receipt);
     }
@@ -369,7 +371,9 @@ fn p14_a_publish_that_was_too_large_records_no_id() {
 #[test]
 fn p14_a_repeat_needs_no_space() {
     let (broker, _clock) = manual();
-    for (name, overflow) in [("block", Overflow::Block), ("reject", Overflow::Reject), ("drop", Overflow::DropOldest)] {
+    for (name, overflow) in
+        [("block", Overflow::Block), ("reject", Overflow::Reject), ("drop", Overflow::DropOldest)]
+    {
         let capacity = Capacity::messages(1).overflow(overflow);
         let topic = broker.topic::<String>(name).capacity(capacity).create().unwrap();
         let sub = topic.subscription("s").create().unwrap();
@@ -386,7 +390,8 @@ fn p14_a_repeat_needs_no_space() {
 }
 
 /// A topic that is full, so that a `publish` with an id waits in the middle of it.
-fn full_topic() -> (eventflow::Broker, eventflow::ManualClock, Topic<String>, eventflow::Subscription<String>) {
+fn full_topic() -> (eventflow::Broker, eventflow::ManualClock, Topic<String>, eventflow::Subscription<String>)
+{
     let (broker, clock) = manual();
     let topic = broker.topic::<String>("t").capacity(Capacity::messages(1)).create().unwrap();
     let sub = topic.subscription("s").create().unwrap();

@@ -150,9 +150,8 @@ fn p15_no_lease_outlives_a_seek() {
 
 #[test]
 fn p15_a_nacked_message_waits_for_its_retry_and_comes_once() {
-    let desk: Desk<u64> = desk_with(|options| {
-        options.delivery(DeliveryMode::ExactlyOnce).retry(RetryPolicy::fixed(SECOND))
-    });
+    let desk: Desk<u64> =
+        desk_with(|options| options.delivery(DeliveryMode::ExactlyOnce).retry(RetryPolicy::fixed(SECOND)));
     let rival = desk.sub.clone();
     desk.topic.publish(7u64).unwrap();
     take(&desk.sub).nack().unwrap();

@@ -4,8 +4,8 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use eventflow::{
-    Broker, Capacity, CreateError, DedupWindow, DeliveryMode, Message, PublishError, PublishErrorKind, Retention,
-    RetryPolicy, Seek, Start, Topic,
+    Broker, Capacity, CreateError, DedupWindow, DeliveryMode, Message, PublishError, PublishErrorKind,
+    Retention, RetryPolicy, Seek, Start, Topic,
 };
 
 use crate::support::{SECOND, assert_empty, desk, drain, manual, take, within};
@@ -26,7 +26,9 @@ fn assert_fits<E: Send + Sync + 'static>(topic: &Topic<E>, message: Message<E>) 
 fn assert_too_large<E: Send + Sync + 'static>(topic: &Topic<E>, message: Message<E>) {
     let before = topic.stats().published;
     let Err(PublishError::TooLarge(message)) = topic.publish(message) else { panic!("expected TooLarge") };
-    let Err(PublishError::TooLarge(message)) = topic.try_publish(message) else { panic!("expected TooLarge") };
+    let Err(PublishError::TooLarge(message)) = topic.try_publish(message) else {
+        panic!("expected TooLarge")
+    };
     let Err(PublishError::TooLarge(message)) = topic.publish_timeout(message, SECOND) else {
         panic!("expected TooLarge");
     };
@@ -125,13 +127,18 @@ fn names_have_1_to_255_bytes_of_a_few_characters() {
     }
     let topic = broker.topic::<u64>("t").create().unwrap();
     let too_long = "x".repeat(256);
-    for name in ["", "-a", "/a", ".", "_a", "%41", "~", "+", "a b", "a\n", "é", "aé", "a\0", "a\\b", "a:b", &too_long] {
+    for name in
+        ["", "-a", "/a", ".", "_a", "%41", "~", "+", "a b", "a\n", "é", "aé", "a\0", "a\\b", "a:b", &too_long]
+    {
         let outcome = broker.topic::<u64>(name).create();
         assert!(matches!(outcome, Err(CreateError::InvalidName { .. })), "topic {name:?}: {outcome:?}");
         let outcome = broker.topic::<u64>(name).open();
         assert!(matches!(outcome, Err(CreateError::InvalidName { .. })), "topic {name:?}: {outcome:?}");
         let outcome = topic.subscription(name).create();
-        assert!(matches!(outcome, Err(CreateError::InvalidName { .. })), "subscription {name:?}: {outcome:?}");
+        assert!(
+            matches!(outcome, Err(CreateError::InvalidName { .. })),
+            "subscription {name:?}: {outcome:?}"
+        );
     }
     assert!(broker.delete_topic(&too_long).is_err());
 }
@@ -198,7 +205,8 @@ fn p24_options_at_the_end_of_their_range_are_clamped() {
         .dedup(DedupWindow::time(Duration::MAX).max_ids(usize::MAX))
         .create()
         .unwrap();
-    let bytes = broker.topic::<u64>("bytes").capacity(Capacity::bytes(u64::MAX)).weigh(|_| 1 << 20).create().unwrap();
+    let bytes =
+        broker.topic::<u64>("bytes").capacity(Capacity::bytes(u64::MAX)).weigh(|_| 1 << 20).create().unwrap();
     let _reader = bytes.subscription("s").create().unwrap();
     bytes.publish_all(0..100u64).unwrap();
     let sub = topic
@@ -223,7 +231,8 @@ fn p24_options_at_the_end_of_their_range_are_clamped() {
 #[test]
 fn p24_weights_that_overflow_their_sum_are_no_panic() {
     let (broker, _clock) = manual();
-    let topic = broker.topic::<u64>("t").weigh(|_| 9_000_000).retention(Retention::forever()).create().unwrap();
+    let topic =
+        broker.topic::<u64>("t").weigh(|_| 9_000_000).retention(Retention::forever()).create().unwrap();
     for _ in 0..100 {
         topic.publish_all(0..100u64).unwrap();
     }
@@ -299,7 +308,8 @@ fn payloads_never_reach_debug() {
     topic.publish(message()).unwrap();
     let batch = topic.publish_all([message(), message()]).unwrap_err();
     let full = topic.try_publish(message()).unwrap_err();
-    let mut texts = vec![format!("{:?}", message()), format!("{batch:?} {batch}"), format!("{full:?} {full}")];
+    let mut texts =
+        vec![format!("{:?}", message()), format!("{batch:?} {batch}"), format!("{full:?} {full}")];
     let error = eventflow::Error::from(full);
     texts.push(format!("{error:?} {error}"));
     let delivery = take(&sub);

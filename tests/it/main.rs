@@ -19,6 +19,7 @@ mod fairness;
 mod filters;
 mod leases;
 mod limits;
+mod model;
 mod options;
 mod ordering;
 mod pitfalls;

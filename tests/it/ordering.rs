@@ -5,11 +5,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use eventflow::{
-    DeadLetter, Delivery, DeliveryMode, Message, Receipt, Retention, RetryPolicy, Seek, SettleError, Subscription,
-    Topic, TryRecvError,
+    DeadLetter, Delivery, DeliveryMode, Message, Receipt, Retention, RetryPolicy, Seek, SettleError,
+    Subscription, Topic, TryRecvError,
 };
 
-use crate::support::{Answer, DEADLINE, Desk, NANO, Numbers, SECOND, ask, assert_empty, desk, desk_with, drain, manual, take};
+use crate::support::{
+    Answer, DEADLINE, Desk, NANO, Numbers, SECOND, ask, assert_empty, desk, desk_with, drain, manual, take,
+};
 
 const EXPIRED: Result<(), SettleError> = Err(SettleError::LeaseExpired { count: 1 });
 
@@ -346,7 +348,8 @@ fn p12_a_dead_letter_frees_its_key() {
 
 #[test]
 fn p12_a_discarded_message_frees_its_key() {
-    let desk: Desk<String> = desk_with(|options| options.ordered().dead_letter(DeadLetter::discard().after(1)));
+    let desk: Desk<String> =
+        desk_with(|options| options.ordered().dead_letter(DeadLetter::discard().after(1)));
     publish(&desk.topic, "a1 a2 a3");
     expect(&desk.sub, "a1", 1).nack().unwrap();
     expect(&desk.sub, "a2", 1).reject("no").unwrap();

@@ -8,7 +8,7 @@ use eventflow::{Broker, Capacity, IdempotencyId, Message, Overflow, PublishError
 
 use crate::support::{
     Bare, Checksum, DEADLINE, Desk, Drops, NANO, PATIENCE, SECOND, ask, assert_empty, desk, drain,
-    drain_with, manual, take, within,
+    drain_with, manual, send, take, within,
 };
 
 #[test]
@@ -52,7 +52,7 @@ fn p01_a_message_published_while_others_subscribe_reaches_each_that_was_there_be
         let (broker, _) = manual();
         let topic = broker.topic::<u64>("topic").create().unwrap();
         let publisher = topic.clone();
-        let publishing = ask(move || (0..2_000).for_each(|n| drop(publisher.publish(n).unwrap())));
+        let publishing = ask(move || (0..2_000).for_each(|n| send(&publisher, n)));
         let mut missing = Vec::new();
         for n in 0..50_u64 {
             let sub = topic.subscription(&format!("s{n}")).create().unwrap();
@@ -239,7 +239,7 @@ fn p04_publish_times_never_fall_along_the_sequence() {
         let publishers: Vec<_> = (0..4)
             .map(|_| {
                 let topic = topic.clone();
-                ask(move || (0..1_000).for_each(|n| drop(topic.publish(n).unwrap())))
+                ask(move || (0..1_000).for_each(|n| send(&topic, n)))
             })
             .collect();
         publishers.into_iter().for_each(|publisher| publisher.get());

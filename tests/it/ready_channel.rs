@@ -7,7 +7,7 @@ use eventflow::{Broker, Delivery, DeliveryMode, Message, Subscription};
 
 use crate::support::{
     Checksum, DEADLINE, Desk, NANO, PATIENCE, SECOND, ask, assert_empty, desk, desk_with, drain, drain_with,
-    take, within,
+    send, take, within,
 };
 
 /// A token must be there: at once, for whoever asks.
@@ -178,9 +178,7 @@ fn p09_one_thread_selects_over_several_subscriptions_and_a_channel() {
         let mut threads: Vec<_> = topics
             .into_iter()
             .zip(0_u64..)
-            .map(|(topic, own)| {
-                ask(move || (0..1_000).for_each(|n| drop(topic.publish(own * 1_000 + n).unwrap())))
-            })
+            .map(|(topic, own)| ask(move || (0..1_000).for_each(|n| send(&topic, own * 1_000 + n))))
             .collect();
         let other = sender.clone();
         threads.push(ask(move || (3_000..4_000).for_each(|n| other.send(n).unwrap())));
@@ -343,7 +341,7 @@ fn p06_channels_and_receivers_share_the_messages() {
                 seen
             }
         });
-        (0..10_000).for_each(|n| drop(topic.publish(n).unwrap()));
+        (0..10_000).for_each(|n| send(&topic, n));
         while sub.stats().backlog > 0 {
             std::thread::yield_now();
         }

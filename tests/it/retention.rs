@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use eventflow::{
-    Capacity, DeadLetter, DeliveryMode, Message, Overflow, Retention, Seek, Start, Subscription, Topic, TryRecvError,
+    Capacity, DeadLetter, DeliveryMode, Message, Overflow, Retention, Seek, Start, Subscription, Topic,
+    TryRecvError,
 };
 
 use crate::support::{

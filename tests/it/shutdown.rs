@@ -8,7 +8,7 @@ use eventflow::{
 };
 
 use crate::support::{
-    DEADLINE, Desk, Drops, PATIENCE, SECOND, ask, assert_empty, desk, drain, manual, take, within,
+    DEADLINE, Desk, Drops, PATIENCE, SECOND, ask, assert_empty, desk, drain, manual, send, take, within,
 };
 
 const LONG: Duration = Duration::from_secs(PATIENCE);
@@ -142,8 +142,8 @@ fn p02_blocked_publishers_wake_with_closed_and_their_message() {
     plain.assert_pending();
     batch.assert_pending();
     broker.shutdown(Duration::ZERO).unwrap();
-    assert!(matches!(plain.get(), PublishError::Closed(m) if m.into_event() == 2));
-    assert!(matches!(timed.get(), PublishError::Closed(m) if m.into_event() == 3));
+    assert!(matches!(plain.get(), PublishError::Closed(m) if *m.event() == 2));
+    assert!(matches!(timed.get(), PublishError::Closed(m) if *m.event() == 3));
     let error = batch.get();
     assert!(matches!(error.kind, PublishErrorKind::Closed) && error.messages.len() == 1);
     assert_eq!((topic.stats().published, sub.stats().backlog), (1, 1));
@@ -287,7 +287,7 @@ fn a_shutdown_beside_busy_threads_ends_them_all() {
 fn dropping_the_last_handle_closes_without_waiting() {
     let Desk { broker, clock, topic, sub } = desk();
     let drops = Drops::default();
-    (0..5).for_each(|n| drop(topic.publish(drops.event(n)).unwrap()));
+    (0..5).for_each(|n| send(&topic, drops.event(n)));
     let (held, batch) = (take(&sub), sub.try_recv_batch(2).unwrap());
     within(PATIENCE, move || drop((broker, topic, sub)));
     assert_eq!(held.number, 0);

@@ -5,7 +5,8 @@ use std::time::Duration;
 use eventflow::{DeadLetter, DeliveryMode, Message, Retention, Start};
 
 use crate::support::{
-    DEADLINE, Desk, NANO, PATIENCE, SECOND, ask, assert_empty, desk, desk_with, drain, manual, take, within,
+    DEADLINE, Desk, NANO, PATIENCE, SECOND, ask, assert_empty, desk, desk_with, drain, manual, send, take,
+    within,
 };
 
 #[test]
@@ -169,7 +170,7 @@ fn a_late_subscriptions_backlog_is_what_is_kept_for_it() {
 fn p22_stats_can_be_polled_beside_traffic_and_never_contradict_the_limits() {
     within(PATIENCE, || {
         let Desk { broker, topic, sub, .. } = desk_with::<u64>(|options| options.max_outstanding(8));
-        let publisher = ask(move || (0..5_000).for_each(|n| drop(topic.publish(n).unwrap())));
+        let publisher = ask(move || (0..5_000).for_each(|n| send(&topic, n)));
         let watcher = ask({
             let (broker, sub) = (broker.clone(), sub.clone());
             move || {

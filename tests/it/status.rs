@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use eventflow::{
-    Broker, Capacity, DeadLetter, DeliveryMode, ManualClock, Message, MessageId, MessageStatus, Overflow, Retention,
-    Seek, Start, Topic,
+    Broker, Capacity, DeadLetter, DeliveryMode, ManualClock, Message, MessageId, MessageStatus, Overflow,
+    Retention, Seek, Start, Topic,
 };
 
 use crate::support::{DEADLINE, SECOND, assert_empty, drain, manual, take};

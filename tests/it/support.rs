@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use eventflow::{Broker, Delivery, ManualClock, Subscription, SubscriptionBuilder, Topic, TryRecvError};
+use eventflow::{
+    Broker, Delivery, ManualClock, Message, Subscription, SubscriptionBuilder, Topic, TryRecvError,
+};
 
 pub(crate) const NANO: Duration = Duration::from_nanos(1);
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
@@ -42,6 +44,14 @@ pub(crate) fn desk_with<E: Send + Sync + 'static>(
     let topic = broker.topic::<E>("topic").create().expect("a new topic");
     let sub = options(topic.subscription("sub")).create().expect("a new subscription");
     Desk { broker, clock, topic, sub }
+}
+
+/// Publishes what must be taken.
+#[track_caller]
+pub(crate) fn send<E: Send + Sync + 'static>(topic: &Topic<E>, message: impl Into<Message<E>>) {
+    if let Err(error) = topic.publish(message) {
+        panic!("while publishing: {error:?}");
+    }
 }
 
 /// The next message, which must be there.

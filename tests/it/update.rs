@@ -8,7 +8,8 @@ use eventflow::{
 };
 
 use crate::support::{
-    Counted, DEADLINE, Drops, NANO, SECOND, ask, assert_empty, desk, desk_with, drain, drain_with, manual, take,
+    Counted, DEADLINE, Drops, NANO, SECOND, ask, assert_empty, desk, desk_with, drain, drain_with, manual,
+    take,
 };
 
 #[track_caller]
@@ -154,7 +155,8 @@ fn an_update_is_one_subscriptions_own_affair_and_seen_by_all_its_handles() {
 fn a_subscription_opens_with_its_updated_options_and_not_with_the_old_ones() {
     let desk = desk_with::<u64>(|options| options.ack_deadline(SECOND).max_outstanding(5));
     desk.sub.update().ack_deadline(SECOND * 2).apply().unwrap();
-    let open = |deadline: Duration| desk.topic.subscription("sub").ack_deadline(deadline).max_outstanding(5).open();
+    let open =
+        |deadline: Duration| desk.topic.subscription("sub").ack_deadline(deadline).max_outstanding(5).open();
     open(SECOND * 2).unwrap();
     match open(SECOND) {
         Err(CreateError::ConfigMismatch { option: "ack_deadline", .. }) => {}

@@ -58,11 +58,10 @@ pub(crate) fn run(data: &Path, mut progress: impl FnMut(u64, u64)) -> Result<Rep
     let began = Instant::now();
     let left = thread::scope(|scope| {
         let workers = services::start(scope, &airport, &books);
-        let publisher = |origin| {
-            let (airport, duplicates) = (&airport, &duplicates);
-            scope.spawn(move || publish_origin(airport, data, origin, duplicates))
-        };
-        let publishers: Vec<_> = origins.iter().map(publisher).collect();
+        let mut publishers = Vec::new();
+        for origin in &origins {
+            publishers.push(scope.spawn(|| publish_origin(&airport, data, origin, &duplicates)));
+        }
         let drained = wait_until_drained(&airport, &publishers, &workers, |published| {
             progress(published, expected.flights)
         });

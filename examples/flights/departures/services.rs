@@ -189,6 +189,8 @@ fn flaky(flights: &Subscription<Flight>, books: &Books) -> Result<()> {
             Ok(true) => acked_twice += u64::from(!books.flaky.lock().acked.insert(line)),
             // Too late, and it was given to another worker: whether it is done is that one's to say.
             Ok(false) | Err(SettleError::LeaseExpired { .. }) => {}
+            // So late that the others were done with everything: the broker had no reason to wait for it.
+            Err(SettleError::Closed) => break,
             Err(error) => return Err(error.into()),
         }
     }
