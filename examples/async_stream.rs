@@ -1,4 +1,5 @@
-//! The same subscriptions from asynchronous code. The crate has no runtime of its own and takes any; this one is tokio's.
+//! The same subscriptions from asynchronous code. The crate has no runtime of its own and takes any; this one
+//! is tokio's.
 
 use std::time::Duration;
 
@@ -31,7 +32,8 @@ async fn main() -> eventflow::Result<()> {
     assert_eq!(sum, (1..=NUMBERS).map(|number| number * number).sum());
     println!("the squares of 1 to {NUMBERS} add up to {sum}");
 
-    // A future of `recv_async` may be dropped at any time, as `timeout` does here: it has taken no message with it.
+    // A future of `recv_async` may be dropped at any time, as `timeout` does here: it has taken no message
+    // with it.
     let nothing = tokio::time::timeout(Duration::from_millis(1), adder.recv_async()).await;
     assert!(nothing.is_err());
 

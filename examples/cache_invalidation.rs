@@ -1,4 +1,5 @@
-//! Several caches in one process, in front of one database. Who updates a row publishes its key, and every cache drops what it holds of it.
+//! Several caches in one process, in front of one database. Who updates a row publishes its key, and every
+//! cache drops what it holds of it.
 
 use std::collections::HashMap;
 
@@ -44,7 +45,8 @@ fn main() -> eventflow::Result<()> {
 
     let mut caches = Vec::new();
     for name in ["sessions", "search", "billing"] {
-        // Each cache its own subscription. At most once: to forget twice would do no harm, and no cache fails at it.
+        // Each cache its own subscription. At most once: to forget twice would do no harm, and no cache fails
+        // at it.
         let stale_keys = stale.subscription(name).delivery(DeliveryMode::AtMostOnce).open()?;
         caches.push(Cache { held: HashMap::new(), stale_keys });
     }

@@ -1,4 +1,5 @@
-//! What fails again and again goes to a dead-letter topic, with the reason; when the cause is mended, it is sent on its way again.
+//! What fails again and again goes to a dead-letter topic, with the reason; when the cause is mended, it is
+//! sent on its way again.
 
 use eventflow::{Broker, DeadLetter, Message, Subscription};
 
@@ -11,7 +12,7 @@ struct Invoice {
 fn main() -> eventflow::Result<()> {
     let broker = Broker::in_memory();
     let failed = broker.topic::<Invoice>("invoices.failed").open()?;
-    let infirmary = failed.subscription("infirmary").open()?; // first, or the dead-letter topic would keep nothing
+    let infirmary = failed.subscription("infirmary").open()?; // first: a topic read by nobody keeps nothing
     let invoices = broker.topic::<Invoice>("invoices").open()?;
     let printer = invoices.subscription("printer").dead_letter(DeadLetter::to(&failed).after(3)).open()?;
 
@@ -24,7 +25,8 @@ fn main() -> eventflow::Result<()> {
     let printed = print(&printer, |cents| if cents < 0 { Err("credit note") } else { Ok(cents != 0) })?;
     assert_eq!(printed, [1]);
 
-    // A dead letter is the same event, and tells its story in attributes. A second release prints all, so each is sent again.
+    // A dead letter is the same event, and tells its story in attributes. A second release prints all, so
+    // each is sent again.
     let mut reasons = Vec::new();
     while let Ok(letter) = infirmary.try_recv() {
         let message = letter.message();
@@ -36,7 +38,8 @@ fn main() -> eventflow::Result<()> {
         for (key, value) in message.attributes().filter(|(key, _)| !key.starts_with("eventflow.")) {
             again = again.attribute(key, value);
         }
-        // An id of its own, made of the first: should this loop fail before its ack and come again, the invoice is still printed once.
+        // An id of its own, made of the first: should this loop fail before its ack and come again, the
+        // invoice is still printed once.
         again = again.idempotency_id(format!("{}-redriven", story("idempotency_id")));
         assert!(!invoices.publish(again)?.deduplicated);
         letter.ack()?;

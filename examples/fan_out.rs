@@ -1,4 +1,5 @@
-//! Several subscriptions, one topic: each of them gets every message, in its own time, and the message is kept once for all.
+//! Several subscriptions, one topic: each of them gets every message, in its own time, and the message is
+//! kept once for all.
 
 use eventflow::{Broker, Message, MessageStatus};
 

@@ -1,4 +1,5 @@
-//! Messages of one ordering key are settled in the order of their publish, also when one of them fails; other keys do not wait for it.
+//! Messages of one ordering key are settled in the order of their publish, also when one of them fails; other
+//! keys do not wait for it.
 
 use eventflow::{Broker, Message, TryRecvError};
 
@@ -20,7 +21,8 @@ fn main() -> eventflow::Result<()> {
         movements.publish(Message::new(movement).ordering_key(account))?;
     }
 
-    // One subscriber books Anna's deposit. Until it has, nobody is given her withdrawals; Ben's deposit is for anybody.
+    // One subscriber books Anna's deposit. Until it has, nobody is given her withdrawals; Ben's deposit is
+    // for anybody.
     let annas = ledger.recv()?;
     assert_eq!(*annas, Deposit(100));
     let bens = ledger.recv()?;

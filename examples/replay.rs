@@ -1,4 +1,5 @@
-//! A topic that keeps what is settled can be read again: by a newcomer from the start, by an old subscription from any point.
+//! A topic that keeps what is settled can be read again: by a newcomer from the start, by an old subscription
+//! from any point.
 
 use eventflow::{Broker, Retention, Seek, Start, Subscription};
 

@@ -15,7 +15,8 @@ fn main() -> eventflow::Result<()> {
     let warmth = temperatures.subscription("panel").open()?;
     let trouble = alarms.subscription("panel").open()?;
 
-    // Two ways into a `select!`. `ready` hands out no message, only the news that there is one: nothing is leased while it waits.
+    // Two ways into a `select!`. `ready` hands out no message, only the news that there is one: nothing is
+    // leased while it waits.
     let warmth_ready = warmth.ready();
     // `channel` hands out deliveries, which a thread of the broker's leases ahead: here up to four.
     let troubles = trouble.channel(4);

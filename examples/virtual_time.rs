@@ -1,4 +1,5 @@
-//! A program that waits for days, tested in no time: with a manual clock, time passes only when it is told to.
+//! A program that waits for days, tested in no time: with a manual clock, time passes only when it is told
+//! to.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! Several workers, one subscription: each job goes to one of them. One worker dies in the middle of a job, and another does it.
+//! Several workers, one subscription: each job goes to one of them. One worker dies in the middle of a job,
+//! and another does it.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc;

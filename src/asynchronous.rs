@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 
 use futures_core::Stream;
 
+use crate::contain::drop_contained;
 use crate::engine::local::publish::Parcel;
 use crate::engine::local::receive::NoMessage;
 use crate::engine::local::subscription::SubscriptionCore;
@@ -105,7 +106,12 @@ impl<E: Send + Sync + 'static> Topic<E> {
             Sending { core: self.core.clone(), parcels: [self.parcel(message.into())?], waiter: None };
         let sent = std::future::poll_fn(|context| sending.poll(context)).await;
         match sent {
-            Ok(()) => Ok(receipt_of(&sending.parcels[0])),
+            Ok(()) => {
+                let parcel = sending.take();
+                let receipt = receipt_of(&parcel);
+                drop_contained(parcel);
+                Ok(receipt)
+            }
             Err(kind) => Err(failed(kind, sending.take())),
         }
     }

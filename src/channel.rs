@@ -15,6 +15,11 @@ const CAPACITY_MAX: usize = 65_536;
 /// A token whenever there is something to take.
 pub(crate) fn ready<E: Send + Sync + 'static>(core: &Arc<SubscriptionCore<E>>) -> Receiver<()> {
     let (sender, receiver) = bounded(1);
+    if core.ended().is_some() {
+        // A last token, and then no more: whoever looks is told why.
+        let _fits = sender.send(());
+        return receiver;
+    }
     let waiter = Waiter::token(sender);
     core.topic.receivers.enter(core.id, &waiter);
     // What was there before gets its token here, what comes later gets it from whoever makes it available.

@@ -229,6 +229,9 @@ pub enum PublishError<E> {
     /// The message is over a limit, or larger than the topic's whole capacity. Trying again cannot help.
     #[error("{}", PublishErrorKind::TooLarge)]
     TooLarge(Message<E>),
+    /// A closure of the topic (`weigh`, `fingerprint`, or the codec) panicked on the event. Trying again may help as little.
+    #[error("{}", PublishErrorKind::Panicked)]
+    Panicked(Message<E>),
     /// The codec could not encode the event.
     #[error("{error}")]
     Encode {
@@ -264,6 +267,9 @@ pub enum PublishErrorKind {
     /// The codec could not encode the event.
     #[error("event could not be encoded")]
     Encode,
+    /// A closure of the topic panicked on the event.
+    #[error("a closure of the topic panicked on the event")]
+    Panicked,
 }
 
 impl<E> PublishError<E> {
@@ -276,6 +282,7 @@ impl<E> PublishError<E> {
             PublishError::TopicDeleted(_) => PublishErrorKind::TopicDeleted,
             PublishError::Closed(_) => PublishErrorKind::Closed,
             PublishError::TooLarge(_) => PublishErrorKind::TooLarge,
+            PublishError::Panicked(_) => PublishErrorKind::Panicked,
             PublishError::Encode { .. } => PublishErrorKind::Encode,
         }
     }
@@ -289,6 +296,7 @@ impl<E> PublishError<E> {
             | PublishError::TopicDeleted(message)
             | PublishError::Closed(message)
             | PublishError::TooLarge(message)
+            | PublishError::Panicked(message)
             | PublishError::Encode { message, .. } => message,
         }
     }
@@ -301,6 +309,7 @@ impl<E> PublishError<E> {
             PublishErrorKind::TopicDeleted => PublishError::TopicDeleted(message),
             PublishErrorKind::Closed => PublishError::Closed(message),
             PublishErrorKind::TooLarge => PublishError::TooLarge(message),
+            PublishErrorKind::Panicked => PublishError::Panicked(message),
             PublishErrorKind::Encode => {
                 PublishError::Encode { message, error: CodecError::new(PublishErrorKind::Encode.to_string()) }
             }

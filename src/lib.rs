@@ -131,6 +131,7 @@ mod broker;
 mod channel;
 mod clock;
 mod codec;
+mod contain;
 mod delivery;
 mod engine;
 mod error;

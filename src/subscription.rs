@@ -102,7 +102,7 @@ impl<E: Send + Sync + 'static> Subscription<E> {
         }
     }
 
-    /// Waits for at least one message and leases up to `max` at once. A `max` of 0 counts as 1.
+    /// Waits for at least one message and leases up to `max` at once. With a `max` of 0 the batch is empty, at once.
     ///
     /// What is there is given at once: a batch is never waited for to fill up. The messages have one ack deadline.
     ///
@@ -121,17 +121,25 @@ impl<E: Send + Sync + 'static> Subscription<E> {
     /// As [`recv`](Self::recv).
     pub fn recv_batch(&self, max: usize) -> Result<Batch<E>, RecvError> {
         let mut held = Vec::new();
-        self.core.wait(max.max(1), None, &mut held).map_err(ended)?;
+        if max > 0 {
+            self.core.wait(max, None, &mut held).map_err(ended)?;
+        } else {
+            self.core.ended().map_or(Ok(()), Err)?;
+        }
         Ok(Batch::new(self.core.clone(), held))
     }
 
-    /// Leases up to `max` messages, if there are any now. Never waits. A `max` of 0 counts as 1.
+    /// Leases up to `max` messages, if there are any now. Never waits. With a `max` of 0 the batch is empty.
     ///
     /// # Errors
     /// As [`try_recv`](Self::try_recv).
     pub fn try_recv_batch(&self, max: usize) -> Result<Batch<E>, TryRecvError> {
         let mut held = Vec::new();
-        if self.core.take(max.max(1), &mut held)? {
+        if max == 0 {
+            self.core.ended().map_or(Ok(()), Err)?;
+            return Ok(Batch::new(self.core.clone(), held));
+        }
+        if self.core.take(max, &mut held)? {
             Ok(Batch::new(self.core.clone(), held))
         } else {
             Err(TryRecvError::Empty)

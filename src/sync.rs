@@ -21,6 +21,7 @@ mod chosen {
     pub(crate) use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
     pub(crate) use std::hint;
     pub(crate) use std::sync::atomic;
+    pub(crate) use std::thread_local;
 
     pub(crate) mod thread {
         pub(crate) use std::thread::{
@@ -35,30 +36,91 @@ mod chosen {
     pub(crate) use super::locks::*;
     pub(crate) use loom::hint;
     pub(crate) use loom::sync::atomic;
+    /// One for all of loom's threads, which take turns on one of the system's: nothing that loom checks has any.
+    pub(crate) use std::thread_local;
 
     /// Loom's threads, with parking of our own: its `unpark` also sets going a thread that is blocked in a lock, and forgets its
     /// token when the thread then blocks in one. `Notify` does neither, and wakes once in a while for no reason, as parking may.
     pub(crate) mod thread {
+        use std::cell::OnceCell;
+        use std::io;
         use std::sync::Arc;
         use std::time::Duration;
 
-        pub(crate) use loom::thread::{Builder, JoinHandle, panicking, spawn, yield_now};
+        pub(crate) use loom::thread::{panicking, yield_now};
 
         #[derive(Clone, Debug)]
         pub(crate) struct Thread(Arc<loom::sync::Notify>);
 
         loom::thread_local! {
-            static CURRENT: Thread = Thread(Arc::new(loom::sync::Notify::new()));
+            static CURRENT: OnceCell<Thread> = OnceCell::new();
         }
 
         impl Thread {
+            fn new() -> Self {
+                Thread(Arc::new(loom::sync::Notify::new()))
+            }
+
             pub(crate) fn unpark(&self) {
                 self.0.notify();
             }
         }
 
+        #[derive(Debug)]
+        pub(crate) struct JoinHandle<T> {
+            handle: loom::thread::JoinHandle<T>,
+            thread: Thread,
+        }
+
+        impl<T> JoinHandle<T> {
+            pub(crate) fn join(self) -> std::thread::Result<T> {
+                self.handle.join()
+            }
+
+            pub(crate) fn thread(&self) -> &Thread {
+                &self.thread
+            }
+        }
+
+        #[derive(Debug)]
+        pub(crate) struct Builder(loom::thread::Builder);
+
+        impl Builder {
+            pub(crate) fn new() -> Self {
+                Builder(loom::thread::Builder::new())
+            }
+
+            pub(crate) fn name(self, name: String) -> Self {
+                Builder(self.0.name(name))
+            }
+
+            #[track_caller]
+            pub(crate) fn spawn<F, T>(self, run: F) -> io::Result<JoinHandle<T>>
+            where
+                F: FnOnce() -> T + Send + 'static,
+                T: Send + 'static,
+            {
+                let thread = Thread::new();
+                let own = thread.clone();
+                let handle = self.0.spawn(move || {
+                    CURRENT.with(|current| current.get_or_init(|| own).clone());
+                    run()
+                })?;
+                Ok(JoinHandle { handle, thread })
+            }
+        }
+
+        #[track_caller]
+        pub(crate) fn spawn<F, T>(run: F) -> JoinHandle<T>
+        where
+            F: FnOnce() -> T + Send + 'static,
+            T: Send + 'static,
+        {
+            Builder::new().spawn(run).expect("a model always has room for its threads")
+        }
+
         pub(crate) fn current() -> Thread {
-            CURRENT.with(Thread::clone)
+            CURRENT.with(|current| current.get_or_init(Thread::new).clone())
         }
 
         pub(crate) fn park() {
@@ -78,6 +140,7 @@ mod chosen {
     pub(crate) use shuttle::hint;
     /// `fence` is among them and does nothing: every access is sequentially consistent already.
     pub(crate) use shuttle::sync::atomic;
+    pub(crate) use shuttle::thread_local;
 
     pub(crate) mod thread {
         use std::time::Duration;

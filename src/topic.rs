@@ -12,6 +12,7 @@ use bytes::Bytes;
 
 use crate::broker::Broker;
 use crate::codec::Codec;
+use crate::contain::drop_contained;
 use crate::engine::local::broker::{AnyTopic, Phase};
 use crate::engine::local::publish::{Parcel, Patience};
 use crate::engine::local::topic::{Fingerprint, TopicCore, TopicOptions, Weigh};
@@ -101,7 +102,11 @@ impl<E: Send + Sync + 'static> Topic<E> {
     fn publish_with(&self, message: Message<E>, patience: Patience) -> Result<Receipt, PublishError<E>> {
         let mut parcels = [self.parcel(message)?];
         match self.core.publish(&mut parcels, patience) {
-            Ok(()) => Ok(receipt_of(&parcels[0])),
+            Ok(()) => {
+                let receipt = receipt_of(&parcels[0]);
+                drop_contained(parcels);
+                Ok(receipt)
+            }
             Err(kind) => {
                 let [parcel] = parcels;
                 Err(failed(kind, parcel))
@@ -147,7 +152,11 @@ impl<E: Send + Sync + 'static> Topic<E> {
             }
         }
         match self.core.publish(&mut parcels, Patience::Forever) {
-            Ok(()) => Ok(parcels.iter().map(receipt_of).collect()),
+            Ok(()) => {
+                let receipts = parcels.iter().map(receipt_of).collect();
+                parcels.into_iter().for_each(drop_contained);
+                Ok(receipts)
+            }
             Err(kind) => {
                 let messages = parcels.into_iter().filter_map(|parcel| parcel.message).collect();
                 Err(PublishAllError { kind, messages })

@@ -1,4 +1,5 @@
-//! The flights example, with the month that comes with the repository: what it prints is true, and what is not true it would say.
+//! The flights example, with the month that comes with the repository: what it prints is true, and what is
+//! not true it would say.
 
 // `main` and what it prints with are the example's own.
 #[path = "../examples/flights/departures/mod.rs"]
@@ -10,7 +11,8 @@ use std::time::Duration;
 
 use departures::{Error, Report, run};
 
-/// How long the watchdog waits before it calls the run hung. A debug build on a busy machine is slow, but not that slow.
+/// How long the watchdog waits before it calls the run hung. A debug build on a busy machine is slow, but not
+/// that slow.
 const PATIENCE: Duration = Duration::from_secs(180);
 
 fn january() -> PathBuf {
@@ -52,7 +54,8 @@ fn january_reaches_every_service_once() {
     assert_eq!(totals.keyed, 27_004 - 155);
     assert_eq!(totals.flaky, 27_004);
     assert_eq!((totals.overtaken, totals.acked_twice, totals.wrong_reasons), (0, 0, 0));
-    // Chance decides on the deliveries that fail or hang, but not on whether there are some: about one in ten, and one in a thousand.
+    // Chance decides on the deliveries that fail or hang, but not on whether there are some: about one in
+    // ten, and one in a thousand.
     assert!((2_000..4_500).contains(&report.nacked), "{} nacked", report.nacked);
     assert!(report.expired >= 5, "{} expired", report.expired);
     assert!(report.redelivered >= report.nacked, "{} of {} redelivered", report.redelivered, report.nacked);

@@ -43,6 +43,8 @@ impl Floor {
 
 /// Every module of the crate's root, and `lib` for the root itself. A new one is added here.
 const FLOORS: &[(&str, Floor)] = &[
+    ("codec", Floor::Words),
+    ("contain", Floor::Words),
     ("error", Floor::Words),
     ("message", Floor::Words),
     ("name", Floor::Words),
@@ -54,9 +56,11 @@ const FLOORS: &[(&str, Floor)] = &[
     ("log", Floor::Log),
     ("clock", Floor::Engine),
     ("engine", Floor::Engine),
+    ("asynchronous", Floor::Front),
     ("broker", Floor::Front),
+    ("channel", Floor::Front),
     ("handles", Floor::Front),
-    ("receipt", Floor::Front),
+    ("stats", Floor::Words),
     ("subscription", Floor::Front),
     ("topic", Floor::Front),
     ("guide", Floor::Leaf),

@@ -1,5 +1,5 @@
-//! Every departure from New York, through one broker: a publisher for each airport, six services with a subscription each, and the proof
-//! that every flight reached every service that should see it, once.
+//! Every departure from New York, through one broker: a publisher for each airport, six services with a
+//! subscription each, and the proof that every flight reached every service that should see it, once.
 //!
 //! ```text
 //! cargo run --release --example flights                     January 2013, which comes with the repository

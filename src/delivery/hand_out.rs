@@ -84,7 +84,8 @@ impl Ledger {
         {
             return Decision::Examine(examination);
         }
-        let mut pick = Pick { want, granted: 0, lease: self.next_lease(), followers: BTreeSet::new() };
+        let lease = self.next_lease();
+        let mut pick = Pick { want, granted: 0, lease, followers: BTreeSet::new(), repeats: BTreeSet::new() };
         while pick.granted < pick.want && self.grant_next(&ask, &mut pick, grants) {}
         if pick.granted == 0 { Decision::Empty } else { Decision::Granted }
     }
@@ -92,7 +93,10 @@ impl Ledger {
     fn wants_a_look(&self, ask: &Ask, want: u64) -> bool {
         let ready = (self.fresh.len() + self.again.len()) as u64;
         let may_look = self.examining == 0 || ask.nested;
-        may_look && (ready == 0 || (ask.look_further && ready < want))
+        // Every other hand-out is a new message's while one waits: also one that nobody has looked at yet.
+        let new_due = if self.last_was_again { want.div_ceil(2) } else { want / 2 };
+        let new_short = !self.again.is_empty() && (self.fresh.len() as u64) < new_due;
+        may_look && (ready == 0 || (ask.look_further && (ready < want || new_short)))
     }
 
     /// Grants one redelivery, or one examined message, or one run of new ones. False: nothing more for this receiver.
@@ -108,7 +112,7 @@ impl Ledger {
         } else {
             None
         };
-        let again = self.again.first().map(|&(_, sequence)| sequence);
+        let again = pick.repeats.first().copied().or(self.again.first().map(|&(_, sequence)| sequence));
         let new_waits = new.is_some() || unseen.is_some();
         match again {
             Some(sequence) if !(self.last_was_again && new_waits) => {
@@ -135,7 +139,9 @@ impl Ledger {
         }
         self.lift(sequence);
         pick.followers.remove(&sequence);
-        self.last_was_again = entry.attempts > 0;
+        pick.repeats.remove(&sequence);
+        // One that is released over and over has no attempt to show for it, and takes its turn like a redelivery.
+        self.last_was_again = entry.attempts > 0 || matches!(entry.standing, Standing::Again { .. });
         self.counts.delivered += 1;
         self.counts.redelivered += u64::from(entry.attempts > 0);
         pick.granted += 1;
@@ -164,7 +170,11 @@ impl Ledger {
             && entry.standing == Standing::Queued
             && entry.not_before <= now
         {
-            pick.followers.insert(next);
+            if entry.attempts == 0 {
+                pick.followers.insert(next)
+            } else {
+                pick.repeats.insert(next)
+            };
         }
     }
 
@@ -273,6 +283,8 @@ struct Pick {
     want: u64,
     granted: u64,
     lease: LeaseId,
-    /// Messages whose key's earlier ones are in this batch.
+    /// New messages whose key's earlier ones are in this batch.
     followers: BTreeSet<Sequence>,
+    /// Likewise redeliveries: they take turns with new messages, as all redeliveries do.
+    repeats: BTreeSet<Sequence>,
 }

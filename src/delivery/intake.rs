@@ -1,6 +1,6 @@
 //! How messages get into the book: what a look at them found, and where a seek puts it.
 
-use crate::delivery::ledger::{Entry, Ledger, Standing};
+use crate::delivery::ledger::{Entry, Ledger, Run, Standing};
 use crate::delivery::ordering::Key;
 use crate::delivery::retry::Reason;
 use crate::delivery::settled::{Outcome, Settled};
@@ -116,12 +116,34 @@ impl Ledger {
         true
     }
 
-    /// The messages `[from, to)` are not in the log any more.
+    /// The messages `[from, to)` are not in the log any more: whoever holds one, holds it no more.
     pub(crate) fn handle_removed(&mut self, from: Sequence, to: Sequence) {
+        for sequence in self.entered_within(from, to) {
+            let key = self.end_hold(sequence);
+            self.settle(sequence, key, Outcome::Removed);
+        }
         if self.settled.settle_range(from, to, Outcome::Removed) > 0 {
             self.note(from, to);
         }
         self.cursor = self.cursor.max(self.settled.low());
+    }
+
+    /// The messages of a range that the book holds, each with an entry of its own from now on.
+    fn entered_within(&mut self, from: Sequence, to: Sequence) -> Vec<Sequence> {
+        let overlaps = |run: &Run| run.open_sequences().any(|sequence| (from..to).contains(&sequence));
+        let runs: Vec<_> =
+            self.runs.iter().filter(|(_, run)| overlaps(run)).map(|(&lease, _)| lease).collect();
+        for lease in runs {
+            self.dissolve_run(lease);
+        }
+        // A single message is the common case, and the book may be large.
+        if to - from == 1 {
+            return self.entries.contains_key(&from).then_some(from).into_iter().collect();
+        }
+        let within = |sequence: &Sequence| (from..to).contains(sequence);
+        let mut entered: Vec<_> = self.entries.keys().copied().filter(within).collect();
+        entered.sort_unstable();
+        entered
     }
 
     /// A new generation: what is at `start` or after it is unsettled again, what is before it is settled; every lease has ended.

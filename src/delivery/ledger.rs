@@ -7,14 +7,17 @@
 //!
 //! | from | news | to |
 //! |---|---|---|
-//! | not looked at | handed out, nothing to examine | leased (in a run) |
+//! | not looked at | handed out, nothing to examine | leased (in a run); settled at once in `AtMostOnce` mode |
 //! | not looked at | examined: taken | `Fresh`, `Delayed` (publish delay), `Queued` (its key is busy) |
-//! | not looked at | examined: filtered out, gone, its life over | settled |
+//! | not looked at | examined: the filter panicked | `Again`, `Delayed`, `Queued`; out of attempts: `Burying` or settled (discarded) |
+//! | not looked at | examined: filtered out, gone; its life over | settled |
 //! | `Fresh`, `Again` | handed out | `Leased`; settled at once in `AtMostOnce` mode |
+//! | `Queued` | handed out behind those of its key, in one batch | `Leased` |
 //! | `Delayed` | its time comes | `Fresh` if never handed out, else `Again` |
 //! | `Queued` | it is first of its key | `Fresh`, `Again`, `Delayed` |
 //! | `Leased` | ack | settled |
-//! | `Leased` | nack, drop, deadline | `Again`, `Delayed`; out of attempts: `Burying` or settled (discarded) |
+//! | `Leased` | ack or reject before it is first of its key | `Queued` |
+//! | `Leased` | nack, drop, deadline | `Again`, `Delayed`, `Queued`; out of attempts: `Burying` or settled (discarded); its life over: settled |
 //! | `Leased` | release; an earlier member of its run is given back | `Fresh`, `Again`; `Queued` |
 //! | `Leased` | reject | `Burying` or settled (discarded) |
 //! | `Leased` | a transaction prepares | `Committing`, which no deadline ends |
@@ -22,9 +25,10 @@
 //! | `Burying` | it is in the dead-letter topic | settled |
 //! | `Burying` | the dead-letter topic is gone, or would keep nothing | `Parked` |
 //! | `Parked` | a subscription is created on the dead-letter topic | `Burying` |
-//! | `Fresh`, `Again`, `Delayed`, `Queued` | a late ack (`AtLeastOnce`, nobody holds it, first of its key) | settled |
-//! | any but leased, committing, burying | its life is over | settled |
-//! | any | `Overflow::DropOldest` drops it; a seek | settled; not looked at |
+//! | `Fresh`, `Again`, `Delayed`, `Parked` | a late ack (`AtLeastOnce`, nobody holds it, first of its key) | settled |
+//! | any but `Leased`, `Committing`, `Burying` | its life is over | settled |
+//! | any | `Overflow::DropOldest` drops it, or the log does | settled |
+//! | any | a seek before it; behind it | not looked at; settled |
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;

@@ -9,3 +9,5 @@ pub(crate) mod ordering;
 pub(crate) mod retry;
 pub(crate) mod settled;
 mod settling;
+#[cfg(test)]
+mod tests;

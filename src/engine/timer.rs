@@ -5,10 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 
 use crate::clock::{Line, Timed};
+use crate::contain::contained;
 use crate::sync::{Mutex, thread};
 use crate::time::Tick;
 
@@ -109,7 +109,7 @@ impl Timed for Timer {
         while let Some(alarm) = self.take_due(now) {
             if let Some(alarm) = alarm.upgrade() {
                 // An alarm may run a filter or drop an event: what that throws must not take the other alarms along.
-                let _contained = catch_unwind(AssertUnwindSafe(|| alarm.ring(now)));
+                let _contained = contained(|| alarm.ring(now));
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Waiting for something to become available, and waking whoever waits for it.
 //!
-//! A topic has one [`WaitingRoom`] for its receivers, with a queue per subscription. Publishers that wait for space have a room of their own:
-//! a publish wakes every queue of a room, and must not wake them.
+//! A topic has one [`WaitingRoom`] for its receivers, with a queue per subscription. Publishers that wait for space have a room of their
+//! own: a publish wakes every queue of a room, and must not wake them.
 //!
 //! The two sides meet like this, and neither can miss the other:
 //!
@@ -14,16 +14,18 @@
 //!   sleep                                      wake them
 //! ```
 //!
-//! The two fences have an order. If the waiter's is first, the other side reads its entry in `waiting`; if it is second, looking again finds the
-//! new state. Acquire and release in the place of the fences would let each side read what was before the other's write, on x86 too, and sleep for ever.
+//! The two fences have an order. If the waiter's is first, the other side reads its entry in `waiting`; if it is second, looking again
+//! finds the new state. Acquire and release in the place of the fences would let each side read what was before the other's write, on x86
+//! too, and sleep for ever.
 //!
-//! One thing made available is one wake, and a wake is used up by a look that comes after it, whatever that finds. Who leaves without such a look passes the
-//! wake on, for it may be the only one there will be: a dropped future, one whose time is over, a look that panicked, and also one who found
-//! something in the second look and was woken only then. (That wake is for another thing. The wake for what it found went to somebody who looked in vain and sleeps
-//! again, behind it in the queue.) [`WaitingRoom::wait`] and [`WaitingRoom::poll`] keep all these rules; what they are made of is for callers with a shape of their own.
+//! One thing made available is one wake, and a wake is used up by a look that comes after it, whatever that finds. Who leaves without
+//! such a look passes the wake on, for it may be the only one there will be: a dropped future, one whose time is over, a look that
+//! panicked, and also one who found something in the second look and was woken only then. (That wake is for another thing. The wake for
+//! what it found went to somebody who looked in vain and sleeps again, behind it in the queue.) [`WaitingRoom::wait`] and
+//! [`WaitingRoom::poll`] keep all these rules; what they are made of is for callers with a shape of their own.
 //!
-//! All who wait on a key must be content with the same things, or a wake may be used up by one who has no use for what another could have taken: publishers whose
-//! messages need unequal space are all woken, with [`WaitingRoom::wake_all_of`].
+//! All who wait on a key must be content with the same things, or a wake may be used up by one who has no use for what another could have
+//! taken: publishers whose messages need unequal space are all woken, with [`WaitingRoom::wake_all_of`].
 
 use std::collections::BTreeMap;
 use std::mem;
@@ -54,11 +56,12 @@ pub(crate) enum Look<T> {
 
 /// Who waits, by key: a queue for each, first come first woken.
 ///
-/// An idle room allocates nothing. Entering, leaving and waking one are O(log n) in the room's waiters, under one short lock, in which nothing
-/// is woken and no code of a user runs.
+/// An idle room allocates nothing. Entering, leaving and waking one are O(log n) in the room's waiters, under one short lock, in which
+/// nothing is woken and no code of a user runs.
 pub(crate) struct WaitingRoom {
     /// Invariant: while `seats` is unlocked, the number of waiters in it. Written under the lock, read without it by `nobody`; relaxed,
-    /// because the fences in `enter` and `nobody` order it against the state that is waited for, and the waiters themselves are read under the lock.
+    /// because the fences in `enter` and `nobody` order it against the state that is waited for, and the waiters themselves are read
+    /// under the lock.
     waiting: AtomicUsize,
     seats: Mutex<Seats>,
 }
@@ -90,8 +93,8 @@ impl WaitingRoom {
         WaitingRoom { waiting: AtomicUsize::new(0), seats: Mutex::new(seats) }
     }
 
-    /// Blocks this thread until `look` found something or gave up. `look` runs with nothing of ours locked, at least once, then once after registering
-    /// and once after each wake or `until`. A panic in it passes the wake on.
+    /// Blocks this thread until `look` found something or gave up. `look` runs with nothing of ours locked, at least once, then once
+    /// after registering and once after each wake or `until`. A panic in it passes the wake on.
     pub(crate) fn wait<T>(&self, key: u64, mut look: impl FnMut() -> Look<T>) -> T {
         let mut seat: Option<Seat<'_>> = None;
         let mut seated = false;
@@ -133,6 +136,7 @@ impl WaitingRoom {
         context: &mut Context<'_>,
         mut look: impl FnMut() -> Look<T>,
     ) -> Poll<T> {
+        let _guard = PassOnPanic { room: self, key };
         let mut registered = false;
         loop {
             let woken = seat.as_ref().is_some_and(|waiter| waiter.is_notified());
@@ -187,8 +191,8 @@ impl WaitingRoom {
         fence(Ordering::SeqCst);
     }
 
-    /// Takes the waiter out. `false`: it is not in the room, because a wake took it out. Who has not looked since, be it that it found something just before, must
-    /// then pass the wake on, as `abandon` does.
+    /// Takes the waiter out. `false`: it is not in the room, because a wake took it out. Who has not looked since, be it that it found
+    /// something just before, must then pass the wake on, as `abandon` does.
     pub(crate) fn leave(&self, key: u64, waiter: &Arc<Waiter>) -> bool {
         // Only its owner, which is the caller, takes a waiter out of this state.
         if waiter.is_notified() {
@@ -263,7 +267,8 @@ impl WaitingRoom {
         }
     }
 
-    /// Asks every token by renewing it, which at worst makes a receiver look for nothing. As each time leaves room for as many again, entering stays O(log n).
+    /// Asks every token by renewing it, which at worst makes a receiver look for nothing. As each time leaves room for as many again,
+    /// entering stays O(log n).
     fn sweep_tokens(&self) {
         let mut woken = Woken::default();
         for (&(key, _), token) in &self.seats.lock().tokens {
@@ -312,9 +317,7 @@ impl Seats {
             woken.push(waiter);
         }
         for (_, token) in self.tokens.range((key, 0)..=(key, u64::MAX)) {
-            if !token.is_full() {
-                woken.tokens.push((key, Arc::clone(token)));
-            }
+            woken.tokens.push((key, Arc::clone(token)));
         }
     }
 
@@ -376,13 +379,27 @@ impl Drop for Seat<'_> {
     }
 }
 
+/// A look that panics may have taken a wake along; one too many does no harm.
+struct PassOnPanic<'room> {
+    room: &'room WaitingRoom,
+    key: u64,
+}
+
+impl Drop for PassOnPanic<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.room.wake(self.key, 1);
+        }
+    }
+}
+
 /// One who waits: a thread, a task, or a token that says "there is something" to a channel.
 pub(crate) struct Waiter {
     /// `STANDING`, `NOTIFIED`, or the ticket of the seat.
     ///
-    /// Invariant: a ticket exactly while it is in a room. Written under the room's lock, but for `NOTIFIED` to `STANDING`, which is its owner's
-    /// and which nobody else writes. `NOTIFIED` is stored with release and read with acquire, so that the woken sees all that the waking side did before, also if it
-    /// spins and never parks; all else is ordered by the lock.
+    /// Invariant: a ticket exactly while it is in a room. Written under the room's lock, but for `NOTIFIED` to `STANDING`, which is its
+    /// owner's and which nobody else writes. `NOTIFIED` is stored with release and read with acquire, so that the woken sees all that the
+    /// waking side did before, also if it spins and never parks; all else is ordered by the lock.
     place: AtomicU64,
     wakes: Wakes,
 }
@@ -409,11 +426,11 @@ impl Waiter {
         Waiter::new(Wakes::Task(Mutex::new(Some(waker.clone()))))
     }
 
-    /// For a channel of capacity 1. A wake puts a token into it, unless one is there; it uses up none of a wake's count. It stays in the room until a wake finds the
-    /// receiver gone.
+    /// For a channel of capacity 1. A wake puts a token into it, unless one is there; it uses up none of a wake's count. It stays in the
+    /// room until a wake finds the receiver gone.
     ///
-    /// A full channel is told nothing, so who takes the token and finds nothing must look again after a `fence(SeqCst)` before it trusts that. And who
-    /// takes one of several things must renew the token (`wake(key, 0)`), for all of them had but the one.
+    /// A full channel is told nothing, so who takes the token and finds nothing must look again after a `fence(SeqCst)` before it trusts
+    /// that. And who takes one of several things must renew the token (`wake(key, 0)`), for all of them had but the one.
     pub(crate) fn token(sender: Sender<()>) -> Arc<Waiter> {
         Waiter::new(Wakes::Token(sender))
     }
@@ -422,8 +439,8 @@ impl Waiter {
         Arc::new(Waiter { place: AtomicU64::new(STANDING), wakes })
     }
 
-    /// Sleeps until notified (`true`), or until then (`false`; a wake may still come until it has left the room). A short while it spins: to
-    /// be woken from real sleep costs tens of microseconds, and the next message is often nearer than that.
+    /// Sleeps until notified (`true`), or until then (`false`; a wake may still come until it has left the room). A short while it spins:
+    /// to be woken from real sleep costs tens of microseconds, and the next message is often nearer than that.
     pub(crate) fn park(&self, until: Option<Instant>) -> bool {
         if self.is_notified() || (!MODELLED && spin(|| self.is_notified())) {
             return true;
@@ -476,8 +493,8 @@ impl Waiter {
             let old = mem::replace(&mut *slot.lock(), new);
             drop(old);
         }
-        // Notified is stored before the waker is taken. So if the taker came before us to the slot, its lock shows us `NOTIFIED` here, and we wake;
-        // and if it comes after us, it finds this waker. The slot is emptied by one of us.
+        // Notified is stored before the waker is taken. So if the taker came before us to the slot, its lock shows us `NOTIFIED` here,
+        // and we wake; and if it comes after us, it finds this waker. The slot is emptied by one of us.
         if self.is_notified() {
             self.signal();
         }
@@ -487,11 +504,6 @@ impl Waiter {
     fn ticket(&self) -> Option<u64> {
         let place = self.place.load(Ordering::Relaxed);
         (place != STANDING && place != NOTIFIED).then_some(place)
-    }
-
-    /// Whether a token waits to be taken: then there is nothing to tell.
-    fn is_full(&self) -> bool {
-        matches!(&self.wakes, Wakes::Token(sender) if sender.is_full())
     }
 
     /// Outside every lock. `false`: a token whose receiver is gone.
@@ -515,11 +527,11 @@ impl Waiter {
     }
 }
 
-/// Spins for up to `SPIN`, less when it did not pay lately on this thread: half as long after each time in vain, and all of it again after `SPIN_AGAIN` times, to see
-/// whether the times have changed. All in vain, that is half a microsecond a sleep.
+/// Spins for up to `SPIN`, less when it did not pay lately on this thread: half as long after each time in vain, and all of it again at
+/// every `SPIN_AGAIN`th time, to see whether times have changed. All in vain, this costs a microsecond a sleep.
 fn spin(done: impl Fn() -> bool) -> bool {
     let vain = SPUN_IN_VAIN.get();
-    let limit = SPIN / (1 << vain.min(5));
+    let limit = SPIN / (1 << vain.min(6));
     let start = Instant::now();
     loop {
         for _ in 0..SPIN_LOOKS {
@@ -541,9 +553,12 @@ std::thread_local! {
     static SPUN_IN_VAIN: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
 }
 
-/// A tenth of what a sleep and a wake-up cost, and ten times what the other side needs to answer at once.
-const SPIN: Duration = Duration::from_micros(5);
-const SPIN_AGAIN: u32 = 32;
+/// Somewhat more than it takes a sleeping thread to come round after its `unpark`. Two threads that answer each other in less would else
+/// never get out of sleeping by turns: whoever spins for the answer gives up just before the other, whom it had to wake first, can give
+/// it. Measured on a virtual machine with two free cores, a round trip is 5 to 10 µs with a limit of 5 µs, 0.5 to 0.7 with 10, and 0.3 to
+/// 0.5 with 20 or 50.
+const SPIN: Duration = Duration::from_micros(20);
+const SPIN_AGAIN: u32 = 64;
 /// Looks between two readings of the clock, which cost as much as a few of them.
 const SPIN_LOOKS: u32 = 8;
 

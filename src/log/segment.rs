@@ -3,9 +3,9 @@
 use std::fmt;
 use std::mem::needs_drop;
 use std::num::NonZeroU64;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 
+use crate::contain::drop_contained;
 use crate::message::{Extras, MessageId, MessageRef};
 use crate::sequence::Sequence;
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -184,7 +184,7 @@ impl<E> Drop for Segment<E> {
         }
         for slot in &mut self.slots {
             if let Some(slot) = slot.take() {
-                let _contained = catch_unwind(AssertUnwindSafe(|| drop(slot)));
+                drop_contained(slot);
             }
         }
     }

@@ -296,7 +296,10 @@ fn p23_ready_shows_a_token_when_advance_returns() {
     let desk = desk::<u64>();
     let ready = desk.sub.ready();
     desk.topic.publish(Message::new(1u64).deliver_after(SECOND)).unwrap();
-    while ready.try_recv().is_ok() {}
+    while ready.try_recv().is_ok() {
+        assert_empty(&desk.sub);
+    }
+    assert_empty(&desk.sub);
     desk.clock.advance(SECOND);
     ready.try_recv().expect("there is something to receive");
     assert_eq!(*take(&desk.sub), 1);

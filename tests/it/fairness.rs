@@ -1,6 +1,6 @@
 //! The two fairness rules: a poison message starves nobody, and takes nobody along.
 
-use eventflow::{Batch, DeadLetter, RetryPolicy, TryRecvError};
+use eventflow::{Batch, DeadLetter, DeliveryMode, Message, RetryPolicy, SubscriptionBuilder, TryRecvError};
 
 use crate::support::{
     DEADLINE, Desk, Numbers, SECOND, assert_empty, desk, desk_with, drain, drain_with, manual, take,
@@ -24,6 +24,40 @@ fn while_new_messages_wait_at_most_every_other_hand_out_is_a_redelivery() {
     let new: Vec<u64> =
         while_new.iter().filter(|(_, attempt)| *attempt == 1).map(|(event, _)| *event).collect();
     assert_eq!(new, (0..100).collect::<Vec<_>>(), "new ones keep their order");
+}
+
+#[test]
+fn the_rule_holds_where_messages_are_looked_at_before_they_are_handed_out() {
+    type Option = fn(SubscriptionBuilder<u64>) -> SubscriptionBuilder<u64>;
+    let options: [(&str, Option); 6] = [
+        ("plain", |sub| sub),
+        ("filter", |sub| sub.filter("NOT attributes:unwanted")),
+        ("filter_fn", |sub| sub.filter_fn(|_| true)),
+        ("ordered", |sub| sub.ordered()),
+        ("expire_after", |sub| sub.expire_after(SECOND)),
+        ("exactly once", |sub| sub.delivery(DeliveryMode::ExactlyOnce)),
+    ];
+    for (name, option) in options {
+        for delayed in [false, true] {
+            let Desk { topic, sub, .. } = desk_with::<u64>(option);
+            if delayed {
+                // One message with a delay anywhere in the topic must not change the rule for the others.
+                topic.publish(Message::new(99).deliver_after(SECOND)).unwrap();
+            }
+            topic.publish(0).unwrap();
+            take(&sub).nack().unwrap();
+            // What comes now, comes after the poison was looked at.
+            topic.publish_all(1..=5).unwrap();
+            let mut seen = Vec::new();
+            for _ in 0..10 {
+                let delivery = take(&sub);
+                seen.push(*delivery);
+                if *delivery == 0 { delivery.nack().unwrap() } else { delivery.ack().unwrap() }
+            }
+            let new: Vec<u64> = seen.iter().copied().filter(|event| *event > 0).collect();
+            assert_eq!(new, [1, 2, 3, 4, 5], "{name}, delayed {delayed}: starved by poison: {seen:?}");
+        }
+    }
 }
 
 #[test]

@@ -47,7 +47,8 @@ pub(crate) struct Airport {
 }
 
 impl Airport {
-    /// Everything is there before the first flight leaves: a subscription gets what is published after it was made.
+    /// Everything is there before the first flight leaves: a subscription gets what is published after it was
+    /// made.
     pub(crate) fn open() -> Result<Self> {
         let broker = Broker::in_memory();
         let departures = broker
@@ -97,7 +98,8 @@ impl Airport {
         self.departures.stats().published
     }
 
-    /// Whether every subscription has settled all it will ever get. Only to be asked when nobody publishes departures any more.
+    /// Whether every subscription has settled all it will ever get. Only to be asked when nobody publishes
+    /// departures any more.
     pub(crate) fn is_drained(&self) -> bool {
         // Upstream first: who publishes to the desks does so before it settles the flight.
         let services = [&self.punctuality, &self.aircraft, &self.anomalies, &self.newark, &self.flaky];

@@ -30,7 +30,8 @@ pub(crate) struct Row<'a> {
 }
 
 impl Row<'_> {
-    /// An aircraft leaves from several airports, whose publishers know nothing of each other: only tail and origin together have an order.
+    /// An aircraft leaves from several airports, whose publishers know nothing of each other: only tail and
+    /// origin together have an order.
     pub(crate) fn ordering_key(&self) -> Option<String> {
         self.tail.map(|tail| format!("{tail}/{}", self.origin))
     }

@@ -1,4 +1,5 @@
-//! A file of departures, published from every airport at once and read by its services, with the proof that nothing was lost or counted twice.
+//! A file of departures, published from every airport at once and read by its services, with the proof that
+//! nothing was lost or counted twice.
 
 mod airport;
 mod input;
@@ -49,8 +50,8 @@ pub(crate) struct Report {
     pub(crate) differences: Vec<Difference>,
 }
 
-/// Publishes every departure in `data`, lets the services read them all, and compares. `progress` is told now and then how many flights
-/// are published, and how many there are.
+/// Publishes every departure in `data`, lets the services read them all, and compares. `progress` is told now
+/// and then how many flights are published, and how many there are.
 pub(crate) fn run(data: &Path, mut progress: impl FnMut(u64, u64)) -> Result<Report, Error> {
     let (expected, origins) = plain_loop(data)?;
     let airport = Airport::open()?;
@@ -65,7 +66,8 @@ pub(crate) fn run(data: &Path, mut progress: impl FnMut(u64, u64)) -> Result<Rep
         let drained = wait_until_drained(&airport, &publishers, &workers, |published| {
             progress(published, expected.flights)
         });
-        // Wakes the services, whose subscriptions have nothing left for them; and, when something went wrong, the publishers too.
+        // Wakes the services, whose subscriptions have nothing left for them; and, when something went wrong,
+        // the publishers too.
         let left = airport.broker.shutdown(SHUTDOWN_TIMEOUT)?;
         for worker in workers {
             join(worker)?;
@@ -82,7 +84,8 @@ pub(crate) fn run(data: &Path, mut progress: impl FnMut(u64, u64)) -> Result<Rep
     Ok(report(&airport, &expected, totals, left, elapsed))
 }
 
-/// The publisher of one airport: reads the file and publishes what leaves from there, in the order of the file.
+/// The publisher of one airport: reads the file and publishes what leaves from there, in the order of the
+/// file.
 fn publish_origin(airport: &Airport, data: &Path, origin: &str, duplicates: &AtomicU64) -> Result<(), Error> {
     for_each_row(data, |row| {
         if row.origin != origin {

@@ -102,7 +102,8 @@ fn cancellations(dead_letters: &Subscription<Flight>, books: &Books) -> Result<(
     Ok(())
 }
 
-/// One of two that share the aircraft. While the departures of one aircraft are with a worker, later ones of it wait.
+/// One of two that share the aircraft. While the departures of one aircraft are with a worker, later ones of
+/// it wait.
 fn aircraft(flights: &Subscription<Flight>, books: &Books) -> Result<()> {
     let (mut keyed, mut keys, mut overtaken) = (0, 0, 0);
     while let Ok(batch) = flights.recv_batch(BATCH) {
@@ -131,7 +132,8 @@ fn aircraft(flights: &Subscription<Flight>, books: &Books) -> Result<()> {
     Ok(())
 }
 
-/// A service in the middle: it reads flights and publishes alerts. Alone, so that each origin's flights come in order.
+/// A service in the middle: it reads flights and publishes alerts. Alone, so that each origin's flights come
+/// in order.
 fn anomalies(airport: &Airport) -> Result<()> {
     let mut origins: HashMap<String, Running> = HashMap::new();
     while let Ok(batch) = airport.anomalies.recv_batch(BATCH) {

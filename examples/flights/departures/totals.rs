@@ -134,7 +134,8 @@ pub(crate) fn plain_loop(data: &Path) -> Result<(Totals, Vec<String>), InputErro
     Ok((totals, origins))
 }
 
-/// The mean and the deviation of what went by so far, by Welford's method: no sum of squares that would drown the small differences.
+/// The mean and the deviation of what went by so far, by Welford's method: no sum of squares that would drown
+/// the small differences.
 #[derive(Debug, Default)]
 pub(crate) struct Running {
     count: u32,

@@ -1,8 +1,8 @@
 //! Looking at messages before they are handed out: filter, ordering key, delay, life. No lock is held.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use crate::contain::contained;
 use crate::delivery::intake::{Examination, Finding, Traits};
 use crate::engine::local::subscription::SubscriptionCore;
 use crate::engine::local::topic::TopicCore;
@@ -34,9 +34,8 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         let taken = match &self.filter {
             Some(filter) if !filter.matches(|key| message.attribute(key)) => return Finding::FilteredOut,
             _ => match &self.filter_fn {
-                None => Ok(true),
-                // The user's code: whatever it throws stays here.
-                Some(filter) => catch_unwind(AssertUnwindSafe(|| filter(message))),
+                None => Some(true),
+                Some(filter) => contained(|| filter(message)),
             },
         };
         let own = extras.map_or(Tick::NEVER, |extras| extras.expiry(published));
@@ -48,9 +47,9 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
             expires,
         };
         match taken {
-            Ok(true) => Finding::Taken(traits),
-            Ok(false) => Finding::FilteredOut,
-            Err(_panic) => Finding::FilterPanicked(traits),
+            Some(true) => Finding::Taken(traits),
+            Some(false) => Finding::FilteredOut,
+            None => Finding::FilterPanicked(traits),
         }
     }
 

@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, Hasher};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use crate::contain::contained;
 use crate::delivery::dedup::Admission;
 use crate::engine::local::occupancy::Occupancy;
 use crate::engine::local::topic::{Book, PUBLISHERS, TopicCore, TopicState};
@@ -81,25 +81,35 @@ struct Aftermath {
 impl<E: Send + Sync + 'static> TopicCore<E> {
     /// Checks a message against the limits, and calls the user's `weigh` and `fingerprint`. No lock is held.
     pub(crate) fn parcel(&self, message: Message<E>) -> Result<Parcel<E>, Refusal<E>> {
-        let weight = match &self.weigh {
-            None => size_of::<E>() as u64,
-            Some(weigh) => weigh(&message.event),
+        let Some(weight) = self.weight_of(&message.event) else {
+            return Err(Refusal { kind: PublishErrorKind::Panicked, message, encode_error: None });
         };
         let extras = message.extras.as_deref();
         if weight > PAYLOAD_BYTES_MAX || extras.is_some_and(is_too_large) {
             return Err(Refusal { kind: PublishErrorKind::TooLarge, message, encode_error: None });
         }
         let content = match extras {
-            Some(extras) if extras.idempotency_id.is_some() => self.content_of(&message.event, extras),
-            _ => Ok(0),
+            Some(extras) if extras.idempotency_id.is_some() => {
+                contained(|| self.content_of(&message.event, extras))
+            }
+            _ => Some(Ok(0)),
         };
         let content = match content {
-            Ok(content) => content,
-            Err(error) => {
+            Some(Ok(content)) => content,
+            Some(Err(error)) => {
                 return Err(Refusal { kind: PublishErrorKind::Encode, message, encode_error: Some(error) });
             }
+            None => return Err(Refusal { kind: PublishErrorKind::Panicked, message, encode_error: None }),
         };
         Ok(Parcel { message: Some(message), weight, content, receipt: None })
+    }
+
+    /// None: the user's `weigh` panicked.
+    fn weight_of(&self, event: &E) -> Option<u64> {
+        match &self.weigh {
+            None => Some(size_of::<E>() as u64),
+            Some(weigh) => contained(|| weigh(event)),
+        }
     }
 
     /// What must be the same of two messages under one idempotency id.
@@ -336,12 +346,8 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
 
     /// Appends a dead letter, which shares the event of its origin, whatever the capacity. False: nobody would keep it.
     pub(crate) fn append_shared(self: &Arc<Self>, origin: &Spot<E>, extras: Extras) -> bool {
-        let size = size_of::<E>() as u64;
-        // The user's code, on the road of a message that must not be lost: what it throws stays here.
-        let weight = match &self.weigh {
-            None => size,
-            Some(weigh) => catch_unwind(AssertUnwindSafe(|| weigh(origin.event()))).unwrap_or(size),
-        };
+        // A message that is on this road must not be lost to a closure.
+        let weight = self.weight_of(origin.event()).unwrap_or(size_of::<E>() as u64);
         let now = self.broker.now();
         let mut after = Aftermath::default();
         {

@@ -24,7 +24,7 @@ pub(crate) struct Held<E> {
 /// How many messages are looked at to fill a batch of which a part is ready.
 const LOOK_FURTHER_MAX: u64 = 1_024;
 
-std::thread_local! {
+crate::sync::thread_local! {
     /// The subscriptions in whose filters this thread is: a receiver in there cannot wait for its own examination to end.
     static EXAMINING: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
 }
@@ -41,7 +41,7 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
     pub(crate) fn take(self: &Arc<Self>, max: usize, held: &mut Vec<Held<E>>) -> Result<bool, RecvError> {
         let max = max as u64;
         let mut looked_at = 0;
-        let nested = EXAMINING.with_borrow(|stack| stack.contains(&self.id));
+        let nested = EXAMINING.with(|stack| stack.borrow().contains(&self.id));
         let mut grants = Vec::new();
         loop {
             self.check_receivable()?;
@@ -118,9 +118,9 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
     }
 
     pub(super) fn examine_and_tell(self: &Arc<Self>, examination: Examination) {
-        EXAMINING.with_borrow_mut(|stack| stack.push(self.id));
+        EXAMINING.with(|stack| stack.borrow_mut().push(self.id));
         let findings = self.examine(examination);
-        EXAMINING.with_borrow_mut(|stack| stack.pop());
+        EXAMINING.with(|stack| stack.borrow_mut().pop());
         let now = self.topic.broker.now();
         self.change(|ledger| ledger.handle_examined(examination, &findings, now));
     }

@@ -165,8 +165,17 @@ fn may_go<E>(state: &TopicState<E>, segment: &Segment<E>, now: Tick) -> bool {
     match state.config.retention.keep {
         Keep::UntilAcked => true,
         Keep::For(duration) => {
-            state.is_over_bounds() || segment.last_published().is_none_or(|last| last + duration <= now)
+            is_excess(state, segment) || segment.last_published().is_none_or(|last| last + duration <= now)
         }
-        Keep::Forever => state.is_over_bounds(),
+        Keep::Forever => is_excess(state, segment),
     }
+}
+
+/// Whether the bounds are kept, and as much as they allow is kept, without this segment.
+fn is_excess<E>(state: &TopicState<E>, segment: &Segment<E>) -> bool {
+    let retention = state.config.retention;
+    let over =
+        |max: Option<u64>, kept: u64, part: u64| max.is_some_and(|max| kept.saturating_sub(part) >= max);
+    over(retention.messages_max, state.resident_messages, segment.len())
+        || over(retention.bytes_max, state.resident_bytes, segment.bytes())
 }

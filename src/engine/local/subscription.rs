@@ -149,6 +149,7 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
             self.expire_after.store(expire_after.map_or(u64::MAX, nanos), Ordering::Relaxed);
             self.topic.note_expire_after();
             self.change(|ledger| ledger.set_expiries(|sequence| self.expiry_of(sequence)));
+            self.expire_unseen(self.topic.broker.now());
             self.topic.arm();
         }
         self.run_timeouts();
@@ -186,9 +187,9 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         self.low.store(ledger.low().get(), Ordering::Release);
         ledger.forget_before(self.topic.log.floor());
         let news = ledger.take_news();
-        let segment_done = segment.filter(|_| !news.is_empty()).map(|segment| match segment.sealed_span() {
-            Some((from, to)) => ledger.settled().all_settled(from, to),
-            None => ledger.low() >= tail,
+        let segment_done = segment.filter(|_| !news.is_empty()).map(|segment| {
+            let (from, to) = segment.sealed_span().unwrap_or_else(|| (segment.first(), tail));
+            ledger.settled().all_settled(from, to)
         });
         After {
             events: ledger.take_events(),

@@ -1,9 +1,11 @@
-//! Every interleaving, and every value that a load may read, of a few threads at the room. A sleep for ever is a deadlock, which loom reports.
+//! Every interleaving, and every value that a load may read, of a few threads at the room. A sleep for ever is a deadlock, which loom
+//! reports.
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 
 use super::{Look, Waiter, WaitingRoom};
+use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::thread;
 
@@ -13,12 +15,12 @@ const KEY: u64 = 7;
 struct Topic {
     room: WaitingRoom,
     tail: AtomicU64,
-    taken: AtomicU64,
+    taken: Mutex<u64>,
 }
 
 impl Topic {
     fn new() -> Arc<Topic> {
-        Arc::new(Topic { room: WaitingRoom::new(), tail: AtomicU64::new(0), taken: AtomicU64::new(0) })
+        Arc::new(Topic { room: WaitingRoom::new(), tail: AtomicU64::new(0), taken: Mutex::new(0) })
     }
 
     /// Relaxed, as weak as the state may be stored: all the rest is the room's.
@@ -29,22 +31,13 @@ impl Topic {
         }
     }
 
-    fn take(&self) -> Option<u64> {
-        let mut taken = self.taken.load(Ordering::Relaxed);
-        while taken < self.tail.load(Ordering::Relaxed) {
-            match self.taken.compare_exchange(taken, taken + 1, Ordering::Relaxed, Ordering::Relaxed) {
-                Ok(_) => return Some(taken),
-                Err(other) => taken = other,
-            }
-        }
-        None
-    }
-
     fn look(&self) -> Look<u64> {
-        match self.take() {
-            Some(message) => Look::Found(message),
-            None => Look::Nothing { until: None },
+        let mut taken = self.taken.lock();
+        if *taken == self.tail.load(Ordering::Relaxed) {
+            return Look::Nothing { until: None };
         }
+        *taken += 1;
+        Look::Found(*taken - 1)
     }
 
     fn receive(&self) -> u64 {
@@ -57,21 +50,18 @@ fn explore(scenario: impl Fn() + Send + Sync + 'static) {
     loom::model(scenario);
 }
 
-/// Every interleaving with up to two switches away from a thread that could go on, which takes seconds where all would take hours. `LOOM_MAX_PREEMPTIONS` sets
-/// another number.
-fn explore_bounded(scenario: impl Fn() + Send + Sync + 'static) {
+/// Every interleaving with up to `bound` switches away from a thread that could go on, which takes seconds where all would take hours.
+/// `LOOM_MAX_PREEMPTIONS` sets another number.
+fn explore_bounded(bound: usize, scenario: impl Fn() + Send + Sync + 'static) {
     let mut model = loom::model::Builder::new();
-    model.preemption_bound = model.preemption_bound.or(Some(2));
+    model.preemption_bound = model.preemption_bound.or(Some(bound));
     model.check(scenario);
 }
 
-fn spawn<T: 'static>(
+fn spawn<T: Send + 'static>(
     topic: &Arc<Topic>,
     run: impl FnOnce(&Topic) -> T + Send + 'static,
-) -> thread::JoinHandle<T>
-where
-    T: Send,
-{
+) -> thread::JoinHandle<T> {
     let topic = Arc::clone(topic);
     thread::spawn(move || run(&topic))
 }
@@ -89,7 +79,7 @@ fn a_receiver_never_sleeps_through_a_publish() {
 
 #[test]
 fn two_publishers_wake_one_receiver_for_both_messages() {
-    explore_bounded(|| {
+    explore_bounded(3, || {
         let topic = Topic::new();
         let publishers = [spawn(&topic, Topic::publish), spawn(&topic, Topic::publish)];
         assert_eq!((topic.receive(), topic.receive()), (0, 1));
@@ -102,7 +92,7 @@ fn two_publishers_wake_one_receiver_for_both_messages() {
 
 #[test]
 fn two_receivers_get_a_message_each() {
-    explore_bounded(|| {
+    explore_bounded(3, || {
         let topic = Topic::new();
         let other = spawn(&topic, Topic::receive);
         let publisher = spawn(&topic, |topic| {
@@ -117,7 +107,7 @@ fn two_receivers_get_a_message_each() {
 
 #[test]
 fn a_task_and_a_thread_get_a_message_each() {
-    explore_bounded(|| {
+    explore_bounded(2, || {
         let topic = Topic::new();
         let other = spawn(&topic, Topic::receive);
         let publisher = spawn(&topic, |topic| {
@@ -132,7 +122,7 @@ fn a_task_and_a_thread_get_a_message_each() {
 
 #[test]
 fn a_receiver_that_leaves_passes_its_wake_on() {
-    explore_bounded(|| {
+    explore_bounded(3, || {
         let topic = Topic::new();
         let stays = spawn(&topic, Topic::receive);
         let publisher = spawn(&topic, Topic::publish);
@@ -148,7 +138,7 @@ fn a_receiver_that_leaves_passes_its_wake_on() {
 
 #[test]
 fn a_receiver_whose_time_is_over_passes_its_wake_on() {
-    explore_bounded(|| {
+    explore_bounded(3, || {
         let topic = Topic::new();
         let stays = spawn(&topic, Topic::receive);
         let publisher = spawn(&topic, Topic::publish);
@@ -210,7 +200,7 @@ fn block_on(topic: &Topic) -> u64 {
 
 #[test]
 fn a_task_is_woken_by_the_waker_of_its_last_poll() {
-    explore(|| {
+    explore_bounded(4, || {
         let topic = Topic::new();
         let publisher = spawn(&topic, Topic::publish);
         let mut seat = None;
@@ -255,7 +245,7 @@ fn a_waker_set_while_a_wake_is_under_way_is_woken() {
 
 #[test]
 fn a_dropped_future_passes_its_wake_on() {
-    explore_bounded(|| {
+    explore_bounded(3, || {
         let topic = Topic::new();
         let stays = spawn(&topic, Topic::receive);
         let publisher = spawn(&topic, Topic::publish);
