@@ -2,8 +2,9 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use crate::engine::local::subscription::SubscriptionCore;
 use crate::engine::waiters::Waiter;
@@ -30,44 +31,37 @@ pub(crate) fn ready<E: Send + Sync + 'static>(core: &Arc<SubscriptionCore<E>>) -
 }
 
 /// Deliveries through a channel, fed by a thread that ends with the broker, the subscription or the receivers.
+///
+/// The channel itself has no bound, and the pump keeps to the capacity: only such a channel drops what is unread when its last receiver goes (a bounded one
+/// keeps it for as long as there is a sender), and that is how the pump of an idle subscription hears of it.
 pub(crate) fn pump<E: Send + Sync + 'static>(
     core: &Arc<SubscriptionCore<E>>,
     capacity: usize,
 ) -> Receiver<Delivery<E>> {
-    let (sender, receiver) = bounded(capacity.min(CAPACITY_MAX));
+    let (sender, receiver) = unbounded();
     let core = core.clone();
-    let line = Arc::new(PumpLine { sender, sent: AtomicU64::new(0) });
-    let gone = Arc::new(AtomicBool::new(false));
+    let capacity = capacity.clamp(1, CAPACITY_MAX);
     // Without a thread the sender is dropped, and the receiver says at once that nothing will come.
-    let _pump =
-        thread::Builder::new().name("eventflow-channel".into()).spawn(move || run(&core, &line, &gone));
+    let _pump = thread::Builder::new().name("eventflow-channel".into()).spawn(move || {
+        let line = PumpLine { sender, sent: AtomicU64::new(0), pump: thread::current() };
+        run(&core, &Arc::new(line), capacity);
+    });
     receiver
 }
 
-fn run<E: Send + Sync + 'static>(
-    core: &Arc<SubscriptionCore<E>>,
-    line: &Arc<PumpLine<E>>,
-    gone: &Arc<AtomicBool>,
-) {
+fn run<E: Send + Sync + 'static>(core: &Arc<SubscriptionCore<E>>, line: &Arc<PumpLine<E>>, capacity: usize) {
     let mut number = 0;
     let mut held = Vec::with_capacity(1);
     while core.wait(1, None, &mut held).is_ok() {
         for held in held.drain(..) {
+            line.wait_for_room(capacity);
             number += 1;
-            let mark = Mark {
-                number,
-                line: Arc::downgrade(line),
-                receiver_gone: gone.clone(),
-                touched: AtomicBool::new(false),
-            };
-            let delivery = Delivery::new(core.clone(), held).marked(mark);
-            match line.sender.send(delivery) {
-                Ok(()) => line.sent.store(number, Ordering::SeqCst),
-                Err(unsent) => {
-                    gone.store(true, Ordering::SeqCst);
-                    let _stale = unsent.into_inner().release();
-                    return;
-                }
+            let mark = Mark { number, line: Arc::downgrade(line), touched: AtomicBool::new(false) };
+            // Counted before it is sent: the other way round, a reader could be faster than the count.
+            line.sent.store(number, Ordering::SeqCst);
+            if let Err(unsent) = line.sender.send(Delivery::new(core.clone(), held).marked(mark)) {
+                let _stale = unsent.into_inner().release();
+                return;
             }
         }
     }
@@ -76,36 +70,51 @@ fn run<E: Send + Sync + 'static>(
 struct PumpLine<E: Send + Sync + 'static> {
     sender: Sender<Delivery<E>>,
     sent: AtomicU64,
+    pump: thread::Thread,
 }
+
+impl<E: Send + Sync + 'static> PumpLine<E> {
+    /// Readers tell when they look at a delivery. One that only takes deliveries out tells nothing, so now and then the pump looks for itself.
+    fn wait_for_room(&self, capacity: usize) {
+        let mut pause = PAUSE_MIN;
+        while self.sender.len() >= capacity {
+            thread::park_timeout(pause);
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+}
+
+const PAUSE_MIN: Duration = Duration::from_micros(100);
+const PAUSE_MAX: Duration = Duration::from_millis(10);
 
 /// Tells a delivery that is dropped unread in a channel's buffer (it is released) from one that a subscriber dropped (it is nacked).
 ///
 /// A channel does not say to its contents that they are thrown away. But it is first in, first out: of the `sent` deliveries the last `len` are in the
-/// buffer, and that count stands still while the last receiver empties it.
+/// buffer, and that count stands still while the buffer of the last receiver is emptied.
 pub(crate) struct Mark<E: Send + Sync + 'static> {
     number: u64,
     /// Weak: a subscriber that keeps deliveries must not keep the channel open.
     line: Weak<PumpLine<E>>,
-    receiver_gone: Arc<AtomicBool>,
     touched: AtomicBool,
 }
 
 impl<E: Send + Sync + 'static> Mark<E> {
     /// Somebody looked at the delivery: it was read.
     pub(crate) fn touch(&self) {
-        self.touched.store(true, Ordering::Relaxed);
+        if !self.touched.swap(true, Ordering::Relaxed)
+            && let Some(line) = self.line.upgrade()
+        {
+            line.pump.unpark();
+        }
     }
 
     pub(crate) fn is_unread(&self) -> bool {
         if self.touched.load(Ordering::Relaxed) {
             return false;
         }
-        match self.line.upgrade() {
-            Some(line) => {
-                let read = line.sent.load(Ordering::SeqCst).max(self.number) - line.sender.len() as u64;
-                self.number > read
-            }
-            None => self.receiver_gone.load(Ordering::SeqCst),
-        }
+        let Some(line) = self.line.upgrade() else { return false };
+        line.pump.unpark();
+        let sent = line.sent.load(Ordering::SeqCst);
+        self.number > sent.saturating_sub(line.sender.len() as u64)
     }
 }

@@ -27,6 +27,8 @@ struct State {
     /// By time, then in the order in which they were set.
     alarms: BTreeMap<(Tick, u64), Weak<dyn Alarm>>,
     set: u64,
+    /// How many threads ring alarms. Each looks once more before it stops.
+    ringing: u32,
     thread: Option<thread::Thread>,
 }
 
@@ -63,6 +65,18 @@ impl Timer {
         }
     }
 
+    /// With a manual clock, who lets time pass also looks for alarms, and may have done so just before the one for `at` was set: then it rings here.
+    /// To be called after [`set`](Self::set), with nothing locked.
+    pub(crate) fn catch_up(&self, at: Tick) {
+        if !self.line.is_manual() || at > self.line.now() {
+            return;
+        }
+        // Who rings already comes to it, and may be our own caller.
+        if self.state.lock().ringing == 0 {
+            self.run(self.line.now());
+        }
+    }
+
     /// Forgets every alarm.
     pub(crate) fn clear(&self) {
         let forgotten = std::mem::take(&mut self.state.lock().alarms);
@@ -77,10 +91,17 @@ impl Timer {
         Some(handle.thread().clone())
     }
 
-    fn take_due(&self, now: Tick) -> Option<Weak<dyn Alarm>> {
+    /// An alarm to ring, and the time that it is. None: whoever asks stops ringing.
+    fn take_due(&self, now: Tick) -> Option<(Weak<dyn Alarm>, Tick)> {
         let mut state = self.state.lock();
-        let first = state.alarms.first_entry()?;
-        (first.key().0 <= now).then(|| first.remove())
+        // Under the lock: an alarm that is set after it finds the time that was, or nobody ringing.
+        let now = if self.line.is_manual() { now.max(self.line.now()) } else { now };
+        let due = state.alarms.first_entry().filter(|first| first.key().0 <= now);
+        let alarm = due.map(|first| (first.remove(), now));
+        if alarm.is_none() {
+            state.ringing -= 1;
+        }
+        alarm
     }
 }
 
@@ -106,7 +127,8 @@ impl Timed for Timer {
     }
 
     fn run(&self, now: Tick) {
-        while let Some(alarm) = self.take_due(now) {
+        self.state.lock().ringing += 1;
+        while let Some((alarm, now)) = self.take_due(now) {
             if let Some(alarm) = alarm.upgrade() {
                 // An alarm may run a filter or drop an event: what that throws must not take the other alarms along.
                 let _contained = contained(|| alarm.ring(now));

@@ -71,9 +71,7 @@ impl<E> Writer<E> {
 
     /// Sequences that nobody needs the messages of: they were published to nobody.
     pub(crate) fn skip(&mut self, count: u64) {
-        if let Some(open) = self.open.take() {
-            open.seal();
-        }
+        self.open = None;
         self.next += count;
     }
 }
@@ -126,8 +124,7 @@ impl<E> ResidentLog<E> {
     }
 
     fn open_segment(&self, writer: &mut Writer<E>) {
-        if let Some(full) = writer.open.take() {
-            full.seal();
+        if writer.open.take().is_some() {
             writer.slots = (writer.slots * SEGMENT_GROWTH).min(SEGMENT_SLOTS_MAX);
         }
         let by_size = (SEGMENT_BYTES_MAX as usize / size_of::<Slot<E>>().max(1)).max(1);
@@ -201,7 +198,6 @@ impl<E> ResidentLog<E> {
         segment: &Arc<Segment<E>>,
     ) -> Option<Arc<Segment<E>>> {
         if writer.open.as_ref().is_some_and(|open| Arc::ptr_eq(open, segment)) {
-            segment.seal();
             writer.open = None;
             writer.slots = SEGMENT_SLOTS_FIRST;
         }
@@ -214,9 +210,7 @@ impl<E> ResidentLog<E> {
 
     /// Takes all segments out; drop them outside every lock.
     pub(crate) fn clear(&self, writer: &mut Writer<E>) -> Vec<Arc<Segment<E>>> {
-        if let Some(open) = writer.open.take() {
-            open.seal();
-        }
+        writer.open = None;
         std::mem::take(&mut *self.directory.write()).into_values().collect()
     }
 

@@ -79,8 +79,6 @@ pub(crate) struct Segment<E> {
     /// How many slots are written. Only the writer, under the topic's lock, moves it.
     written: AtomicU64,
     bytes: AtomicU64,
-    /// 1 once no more is written.
-    sealed: AtomicU64,
     watch: AtomicU64,
 }
 
@@ -91,7 +89,6 @@ impl<E> Segment<E> {
             slots: (0..slots).map(|_| OnceLock::new()).collect(),
             written: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
-            sealed: AtomicU64::new(0),
             watch: AtomicU64::new(0),
         }
     }
@@ -131,16 +128,6 @@ impl<E> Segment<E> {
         assert_eq!(set, Some(true), "the writer looked for room, and writes each slot once");
         self.bytes.store(self.bytes().saturating_add(bytes), Ordering::Relaxed);
         self.written.store(written + 1, Ordering::Release);
-    }
-
-    pub(super) fn seal(&self) {
-        self.sealed.store(1, Ordering::Release);
-    }
-
-    /// The messages of a segment to which no more will be added.
-    pub(crate) fn sealed_span(&self) -> Option<(Sequence, Sequence)> {
-        // Pairs with the Release in `seal`: a sealed segment's end is final.
-        (self.sealed.load(Ordering::Acquire) == 1).then(|| (self.first, self.end()))
     }
 
     pub(crate) fn watch(&self) -> Watch {

@@ -7,6 +7,9 @@ use crate::support::{
     take, within,
 };
 
+/// A way to settle what is left in a batch.
+type Way = fn(Batch<u64>) -> Result<(), SettleError>;
+
 fn expired(count: u64) -> Result<(), SettleError> {
     Err(SettleError::LeaseExpired { count })
 }
@@ -88,7 +91,7 @@ fn what_is_popped_lives_on_without_its_batch() {
 fn a_batch_that_was_popped_empty_settles_nothing() {
     let Desk { topic, sub, .. } = desk::<u64>();
     topic.publish_all(0..2).unwrap();
-    let ways: [fn(Batch<u64>) -> Result<(), SettleError>; 3] = [Batch::ack, Batch::nack, Batch::release];
+    let ways: [Way; 3] = [Batch::ack, Batch::nack, Batch::release];
     for way in ways {
         let mut batch = sub.try_recv_batch(2).unwrap();
         let held = [batch.pop().unwrap(), batch.pop().unwrap()];
@@ -224,7 +227,6 @@ fn p08_a_stale_batch_nack_or_release_changes_nothing() {
 
 #[test]
 fn p08_a_batch_in_part_stale_nacks_or_releases_what_it_still_holds() {
-    type Way = fn(Batch<u64>) -> Result<(), SettleError>;
     let ways: [(Way, u32); 2] = [(Batch::nack, 2), (Batch::release, 1)];
     for (way, attempt) in ways {
         let (broker, _) = manual();

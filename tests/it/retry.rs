@@ -152,7 +152,7 @@ fn huge_retry_delays_are_clamped() {
     for policy in policies {
         let (broker, clock) = manual();
         let topic = broker.topic::<u64>("topic").create().unwrap();
-        let sub = topic.subscription("sub").retry(policy.clone()).create().unwrap();
+        let sub = topic.subscription("sub").retry(policy).create().unwrap();
         topic.publish(1).unwrap();
         for _ in 0..200 {
             if let Ok(delivery) = sub.try_recv() {

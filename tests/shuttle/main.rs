@@ -86,6 +86,12 @@ impl Scene {
     }
 }
 
+/// Lets time pass. A second look finds the alarms that others set while the first was on its way.
+fn pass(clock: &ManualClock, duration: Duration) {
+    clock.advance(duration);
+    clock.advance(Duration::ZERO);
+}
+
 fn spawn<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
     shuttle::thread::spawn(body)
 }

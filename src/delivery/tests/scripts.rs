@@ -261,6 +261,10 @@ fn p11_a_shut_grave_parks_and_an_open_one_takes() {
 #[test]
 fn p11_a_burial_under_way_is_void_after_a_seek() {
     check(
+        "dead 1; grave busy; publish 1; lease; nack 1; seek 1; lease; reject 1; grave done; graves; stats",
+        "1#1 1#1 1#1:no delivered=2 nacked=1 dead_lettered=1",
+    );
+    check(
         "dead 1; grave busy; publish 1; lease; nack 1; seek 1; grave done; is 1; graves; lease",
         "1#1 Waiting 1#1",
     );
@@ -384,6 +388,8 @@ fn a_life_does_not_end_a_lease_but_the_lease_ends_it() {
     check("publish .!5; lease; at 10; tick; is 1", "1#1 Expired");
     check("publish .!5; lease; at 7; release 1; lease; is 1", "1#1 - Expired");
     check("dead 1; publish .!5; lease; at 7; nack 1; is 1; graves", "1#1 Expired");
+    check("publish .!5; lease; at 4; nack 1; is 1", "1#1 Waiting");
+    check("retry 3; publish .!5; lease; at 5; nack 1; is 1", "1#1 Expired");
 }
 
 #[test]

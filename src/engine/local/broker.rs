@@ -62,7 +62,8 @@ pub(crate) trait AnyTopic: Send + Sync {
     fn run_timeouts(&self);
     /// The topic is no more; what it held is dropped by this call.
     fn tear_down(&self);
-    fn forget_book(&self, book: u64);
+    /// The snapshot is no more; what only it kept goes.
+    fn forget_book(self: Arc<Self>, book: u64);
 }
 
 #[derive(Clone, Copy, Debug, Default)]

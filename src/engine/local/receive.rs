@@ -62,6 +62,10 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
                     drop(desk);
                     return Err(self.ended().unwrap_or(RecvError::Deleted));
                 }
+                // Under the lock that a shutdown takes to count what is outstanding: it has counted this lease, or there is none.
+                if self.topic.broker.phase() != Phase::Open {
+                    return Err(RecvError::Closed);
+                }
                 let more = desk.ledger.handle_timeout(now, TIMEOUT_BUDGET);
                 let decision = desk.ledger.poll_lease(ask, &mut grants);
                 if desk.ledger.rules().mode == DeliveryMode::AtMostOnce {

@@ -16,7 +16,7 @@ use crate::time::Tick;
 impl<E: Send + Sync + 'static> TopicCore<E> {
     /// A book has settled these ranges. `segment_done`: the caller knows whether it is thereby done with the one segment that they lie in.
     pub(super) fn note_settled(
-        self: &Arc<Self>,
+        &self,
         book: u64,
         ranges: &[(Sequence, Sequence)],
         counted: bool,
@@ -59,7 +59,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
     }
 
     /// Lets a segment go if nobody needs it: else somebody who does is left to watch it.
-    fn reclaim(self: &Arc<Self>, segment: &Arc<Segment<E>>) {
+    fn reclaim(&self, segment: &Arc<Segment<E>>) {
         loop {
             let (epoch, pending) = {
                 let state = self.state.lock();
@@ -69,7 +69,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
                 // Whoever is under way sweeps when it is done.
                 return;
             }
-            let (from, to) = segment.sealed_span().unwrap_or_else(|| (segment.first(), self.log.tail()));
+            let (from, to) = self.span_of(segment);
             if let Some(blocker) = self.find_blocker(segment, from, to) {
                 segment.set_watch(Watch::Book(blocker));
                 // It may have settled the rest before it could see that it is the one to tell.
@@ -81,7 +81,8 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             segment.set_watch(Watch::Nobody);
             let removed = {
                 let mut state = self.state.lock();
-                let grew = segment.sealed_span().is_none() && state.writer.next() != to;
+                // Also one that has been filled and sealed since: what was looked at must be all that is in it.
+                let grew = segment.end() != to;
                 if state.epoch != epoch || state.pending > 0 || grew {
                     continue;
                 }
@@ -105,6 +106,12 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         }
     }
 
+    /// The messages of a segment that anybody can have settled.
+    fn span_of(&self, segment: &Segment<E>) -> (Sequence, Sequence) {
+        let tail = self.log.tail();
+        (segment.first(), segment.end().min(tail))
+    }
+
     fn find_blocker(&self, segment: &Segment<E>, from: Sequence, to: Sequence) -> Option<u64> {
         let count = self.books.read().len();
         // The one that watched last was found behind those that were done: go on from it.
@@ -124,7 +131,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
     }
 
     /// Looks at all segments that nobody is known to need, oldest first.
-    pub(super) fn sweep(self: &Arc<Self>) {
+    pub(super) fn sweep(&self) {
         let mut at = Sequence::FIRST;
         while let Some(segment) = self.log.segment_from(at) {
             at = segment.end().max(segment.first().next());
@@ -134,8 +141,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             }
             let needed = match segment.watch() {
                 Watch::Book(id) => {
-                    let (from, to) =
-                        segment.sealed_span().unwrap_or_else(|| (segment.first(), self.log.tail()));
+                    let (from, to) = self.span_of(&segment);
                     !self.book_has_settled(id, from, to)
                 }
                 Watch::Nobody => false,

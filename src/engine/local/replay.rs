@@ -101,8 +101,12 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
     }
 
     fn mark_gaps(&self, ledger: &mut Ledger, start: Sequence) {
+        // What is appended while the log looks for its gaps is none.
+        let tail = self.log.tail();
         for (from, to) in self.log.gaps(start) {
-            ledger.handle_removed(from, to);
+            if from < tail {
+                ledger.handle_removed(from, to.min(tail));
+            }
         }
     }
 
@@ -153,6 +157,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         }
         self.note_expire_after();
         drop(removed);
+        self.sweep();
     }
 
     /// A deleted subscription settles nothing any more: what it had not settled takes no room for it.
@@ -310,7 +315,6 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
             None => {}
         }
         self.topic.remove_book(self.id);
-        self.topic.sweep();
         Ok(())
     }
 }

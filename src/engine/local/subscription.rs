@@ -181,16 +181,15 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
 
     /// What follows from what was just done to the ledger. Under the subscription's lock.
     pub(super) fn collect(&self, desk: &mut Desk, segment: Option<&Segment<E>>) -> After {
-        // The tail first: if it shows a message of the next segment, this one is seen to be sealed.
+        // The tail first: if it shows a message of the next segment, this one's end is seen to be final.
         let tail = self.topic.log.tail();
         let ledger = &mut desk.ledger;
         self.low.store(ledger.low().get(), Ordering::Release);
         ledger.forget_before(self.topic.log.floor());
         let news = ledger.take_news();
-        let segment_done = segment.filter(|_| !news.is_empty()).map(|segment| {
-            let (from, to) = segment.sealed_span().unwrap_or_else(|| (segment.first(), tail));
-            ledger.settled().all_settled(from, to)
-        });
+        let segment_done = segment
+            .filter(|_| !news.is_empty())
+            .map(|segment| ledger.settled().all_settled(segment.first(), segment.end().min(tail)));
         After {
             events: ledger.take_events(),
             news,
@@ -223,6 +222,7 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         }
         if at.nanos() < self.scheduled.fetch_min(at.nanos(), Ordering::SeqCst) {
             self.topic.broker.timer.set(at, self.alarm());
+            self.topic.broker.timer.catch_up(at);
         }
     }
 

@@ -182,9 +182,11 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
 
     /// Why nothing can be published any more, if so.
     pub(super) fn closed_to_publishers(&self) -> Option<PublishErrorKind> {
+        // Before the phase: a broker that closes tears its topics down after it has said so.
+        let deleted = self.is_deleted();
         if self.broker.phase() != Phase::Open {
             Some(PublishErrorKind::Closed)
-        } else if self.is_deleted() {
+        } else if deleted {
             Some(PublishErrorKind::TopicDeleted)
         } else {
             None
@@ -193,9 +195,11 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
 
     /// Why nothing can be settled, changed or sought here any more, if so.
     pub(crate) fn ended(&self) -> Option<RecvError> {
+        // Before the phase, as above.
+        let deleted = self.is_deleted();
         if self.broker.phase() == Phase::Closed {
             Some(RecvError::Closed)
-        } else if self.is_deleted() {
+        } else if deleted {
             Some(RecvError::Deleted)
         } else {
             None
@@ -226,7 +230,8 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
     /// Whether a message that is published now would be kept for anybody.
     pub(crate) fn keeps_something(&self) -> bool {
         let config = self.state.lock().config;
-        !self.is_deleted() && (config.retention.keep != Keep::UntilAcked || !self.books.read().is_empty())
+        // Nor does a broker that is closing: who saw it as a topic that keeps would try again and again to put a dead letter into it.
+        self.ended().is_none() && (config.retention.keep != Keep::UntilAcked || !self.books.read().is_empty())
     }
 
     /// The oldest message that is kept. With `until_acked`, what everybody has settled up to there is gone, though its segment may stay a while.
@@ -330,6 +335,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         }
         let alarm: Weak<dyn Alarm> = Arc::downgrade(&(self.clone() as Arc<dyn Alarm>));
         self.broker.timer.set(at, alarm);
+        self.broker.timer.catch_up(at);
     }
 
     fn next_alarm(&self, now: Tick) -> Option<Tick> {
@@ -376,6 +382,8 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
     }
 
     pub(super) fn note_expire_after(&self) {
+        // Under the topic's lock: of two who come at a time, the second to look is the second to write.
+        let _state = self.state.lock();
         let subscriptions = self.subscriptions();
         let shortest = subscriptions.iter().filter_map(|subscription| subscription.expire_after()).min();
         self.expire_after_min.store(shortest.map_or(u64::MAX, nanos), Ordering::Relaxed);
@@ -464,7 +472,8 @@ impl<E: Send + Sync + 'static> AnyTopic for TopicCore<E> {
         drop(segments);
     }
 
-    fn forget_book(&self, book: u64) {
+    fn forget_book(self: Arc<Self>, book: u64) {
         self.remove_book(book);
+        self.sweep();
     }
 }
