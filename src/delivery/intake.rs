@@ -43,14 +43,35 @@ impl Ledger {
         let to = end.min(from + EXAMINE_MAX);
         self.cursor = to;
         self.examining += 1;
+        if self.rules.ordered {
+            self.looks.insert(from, None);
+        }
         Some(Examination { from, to, generation: self.generation })
     }
 
     /// What the look found, one finding a message, in order.
+    ///
+    /// Where keys have an order, looks are believed in theirs: what a later one found waits for what an earlier one has yet to say.
     pub(crate) fn handle_examined(&mut self, examination: Examination, findings: &[Finding], now: Tick) {
         if examination.generation != self.generation {
             return;
         }
+        if self.looks.first_key_value().is_some_and(|(&first, _)| first < examination.from) {
+            self.looks.insert(examination.from, Some((examination, findings.to_vec())));
+            return;
+        }
+        self.looks.remove(&examination.from);
+        self.take_all_in(examination, findings, now);
+        while let Some(look) = self.looks.first_entry()
+            && look.get().is_some()
+        {
+            if let Some((examination, findings)) = look.remove() {
+                self.take_all_in(examination, &findings, now);
+            }
+        }
+    }
+
+    fn take_all_in(&mut self, examination: Examination, findings: &[Finding], now: Tick) {
         self.examining -= 1;
         self.turn += 1;
         let mut sequence = examination.from;
@@ -172,6 +193,7 @@ impl Ledger {
         self.expiring.clear();
         self.parked.clear();
         self.lanes.clear();
+        self.looks.clear();
         self.events.clear();
         self.news.clear();
         self.examining = 0;

@@ -33,6 +33,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
+use crate::delivery::intake::{Examination, Finding};
 use crate::delivery::ordering::{Key, Lanes};
 use crate::delivery::retry::{Beyond, Jitter, Reason};
 use crate::delivery::settled::{Outcome, Settled};
@@ -150,6 +151,8 @@ pub(crate) struct Ledger {
     pub(super) parked: BTreeMap<Sequence, Reason>,
     pub(super) lanes: Lanes,
     pub(super) examining: u32,
+    /// Looks under way where keys have an order, and what was found by those that an earlier one keeps waiting.
+    pub(super) looks: BTreeMap<Sequence, Option<(Examination, Vec<Finding>)>>,
     pub(super) outstanding: u64,
     pub(super) paused: bool,
     pub(super) last_was_again: bool,
@@ -180,6 +183,7 @@ impl Ledger {
             parked: BTreeMap::new(),
             lanes: Lanes::default(),
             examining: 0,
+            looks: BTreeMap::new(),
             outstanding: 0,
             paused: false,
             last_was_again: false,

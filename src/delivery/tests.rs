@@ -176,7 +176,11 @@ impl Rig {
         self.carry_out();
     }
 
-    fn finish_looks(&mut self) {
+    /// More than one can be under way, and the later one be done first.
+    fn finish_looks(&mut self, backwards: bool) {
+        if backwards {
+            self.looking.reverse();
+        }
         for examination in std::mem::take(&mut self.looking) {
             self.finish_look(examination);
         }

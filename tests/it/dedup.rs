@@ -434,7 +434,7 @@ fn p14_a_repeat_goes_on_when_the_first_gives_up() {
         }
     };
     assert!(matches!(gave_up, Err(PublishError::Timeout(_))), "{gave_up:?}");
-    assert_eq!(drain(&sub), ["fills"]);
+    take(&sub).ack().unwrap();
     let receipts: Vec<Receipt> = repeats.into_iter().map(|repeat| repeat.get().unwrap()).collect();
     assert_eq!(receipts.iter().filter(|receipt| receipt.deduplicated).count(), 1);
     assert_eq!(receipts[0].id, receipts[1].id);

@@ -224,6 +224,18 @@ fn p12_a_dropped_member_of_a_run_releases_those_after_it() {
 }
 
 #[test]
+fn p12_a_rejected_member_of_a_run_is_settled_and_leaves_those_after_it_leased() {
+    let desk = ordered();
+    let [a1, a2, a3] = run_of_three(&desk);
+    a1.reject("unwanted").unwrap();
+    assert_empty(&desk.sub);
+    a2.ack().unwrap();
+    a3.ack().unwrap();
+    assert_empty(&desk.sub);
+    assert_eq!((desk.sub.stats().discarded, desk.sub.stats().acked), (1, 2));
+}
+
+#[test]
 fn p12_a_member_whose_deadline_is_set_to_now_releases_those_after_it() {
     let desk = ordered();
     let [a1, a2, a3] = run_of_three(&desk);

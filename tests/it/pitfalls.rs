@@ -1,5 +1,7 @@
 //! The bugs other systems had, row by row, each under the name of the failure: this broker must not have them.
 
+mod model;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

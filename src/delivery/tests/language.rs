@@ -6,6 +6,7 @@
 //! ack 1 | ack 1/2    by the newest hand-out of message 1, or by its second one; prints `late` if the answer is no
 //! nack 1 | nack 1+5 | release 1 | reject 1 | extend 1+5 | prepare 1 | abort 1 | finish 1       likewise
 //! at 10              it is 10 now; nobody has noticed    tick     now it is noticed     (the ack deadline is 10)
+//! look     a look begins        looked   all looks that have begun are done
 //! is 1               prints where message 1 stands        stats    prints the counters that are not 0
 //! ```
 
@@ -121,7 +122,7 @@ impl Stage {
                 self.printed.push(if handed.is_empty() { "-".to_owned() } else { handed.join(" ") });
             }
             "look" => rig.begin_look(),
-            "looked" => rig.finish_looks(),
+            "looked" => rig.finish_looks(words == ["backwards"]),
             "drop" => {
                 for word in words {
                     rig.ledger.handle_dropped(seq(number(word)));

@@ -21,7 +21,7 @@ enum Op {
     Pass { time: u64 },
     Notice,
     BeginLook,
-    FinishLooks,
+    FinishLooks { backwards: bool },
     Drop { message: usize },
     Remove { message: usize, count: usize },
     ExpireUnseen { message: usize },
@@ -103,8 +103,8 @@ fn ops() -> impl Strategy<Value = Op> {
         24 => (which, how).prop_map(|(which, how)| Op::Settle { which, how }),
         6 => (1..13_u64).prop_map(|time| Op::Pass { time }),
         2 => Just(Op::Notice),
-        1 => Just(Op::BeginLook),
-        2 => Just(Op::FinishLooks),
+        2 => Just(Op::BeginLook),
+        2 => any::<bool>().prop_map(|backwards| Op::FinishLooks { backwards }),
         1 => message.clone().prop_map(|message| Op::Drop { message }),
         1 => (message.clone(), 0..4_usize).prop_map(|(message, count)| Op::Remove { message, count }),
         1 => message.clone().prop_map(|message| Op::ExpireUnseen { message }),
@@ -154,7 +154,7 @@ impl Pair {
                 "news {told:?} of {new:?}"
             );
         }
-        self.rig.ledger.check_books();
+        self.rig.ledger.check_standings();
     }
 
     /// True: a new generation began.
@@ -185,13 +185,13 @@ impl Pair {
                 rig.catch_up();
                 naive.catch_up();
             }
-            Op::BeginLook if rig.looking.is_empty() => {
+            Op::BeginLook => {
                 rig.begin_look();
                 naive.begin_look();
             }
-            Op::FinishLooks => {
-                rig.finish_looks();
-                naive.finish_looks();
+            Op::FinishLooks { backwards } => {
+                rig.finish_looks(*backwards);
+                naive.finish_looks(*backwards);
             }
             Op::Pause | Op::Resume => {
                 naive.paused = matches!(op, Op::Pause);
@@ -317,5 +317,6 @@ proptest! {
         for op in &ops {
             pair.step(op);
         }
+        pair.rig.ledger.check_books();
     }
 }

@@ -305,14 +305,22 @@ impl Naive {
         }
     }
 
-    pub(super) fn finish_looks(&mut self) {
-        for (run, generation) in std::mem::take(&mut self.looks) {
+    /// Where keys have an order, looks are believed in theirs, whichever is done first.
+    pub(super) fn finish_looks(&mut self, backwards: bool) {
+        let mut looks = std::mem::take(&mut self.looks);
+        if backwards && !self.setting.ordered {
+            looks.reverse();
+        }
+        for (run, generation) in looks {
             if generation == self.generation {
                 self.turn += 1;
                 run.for_each(|n| self.take_in(n));
-                self.carry_out();
+                if !(backwards && self.setting.ordered) {
+                    self.carry_out();
+                }
             }
         }
+        self.carry_out();
     }
 
     fn take_in(&mut self, n: usize) {
@@ -364,7 +372,7 @@ impl Naive {
             }
             if !self.is_plain() && self.should_look(want) && self.unseen_run().is_some() {
                 self.begin_look();
-                self.finish_looks();
+                self.finish_looks(false);
                 continue;
             }
             while (self.hand_outs.len() - first) < want as usize && self.hand_out_next(first) {}

@@ -227,7 +227,7 @@ impl World {
 fn explore(rules: &Rules, ops: &mut Vec<Op>, depth: usize) -> (u64, u64) {
     let mut world = World::new(rules.clone());
     ops.iter().for_each(|op| world.act(*op));
-    world.rig.ledger.check_books();
+    world.rig.ledger.check_standings();
     let next = if ops.len() < depth { world.ops() } else { Vec::new() };
     world.drain();
     let (mut lives, mut transitions) = (1, world.transitions);

@@ -544,6 +544,15 @@ fn a_look_under_way_hides_what_it_looks_at_and_what_is_after_it() {
 }
 
 #[test]
+fn p12_a_later_look_does_not_overtake_an_earlier_one() {
+    check("ordered; publish a; look; publish a b; look; looked backwards; lease 9", "1#1 2#1 3#1");
+    check("ordered; publish a; look; publish a b; look; lease; looked; lease; lease", "- 1#1 3#1");
+    check("ordered; publish a; look; publish a; look; seek 2; looked backwards; lease 9", "2#1");
+    // Without keys there is nothing to overtake.
+    check("looks; publish a; look; publish a b; look; looked backwards; lease 9", "1#1 2#1 3#1");
+}
+
+#[test]
 fn an_acked_gap_is_passed_over() {
     check(
         "publish 6; lease 6; ack 3 4; snapshot; restore; lease 9; lease",

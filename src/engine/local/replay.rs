@@ -9,7 +9,7 @@ use crate::delivery::settled::Settled;
 use crate::engine::local::broker::{AnyTopic, BrokerCore, SnapshotEntry};
 use crate::engine::local::dead_letter::Cemetery;
 use crate::engine::local::subscription::{FilterFn, SubscriptionCore, unsettled_runs};
-use crate::engine::local::topic::{Book, PUBLISHERS, TopicCore};
+use crate::engine::local::topic::{Book, PUBLISHERS, TopicCore, TopicState};
 use crate::error::{CreateError, DeleteError, RecvError, SeekError};
 use crate::name::Name;
 use crate::options::{SNAPSHOT_LIFE, Seek, Start};
@@ -70,7 +70,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             let mut desk = subscription.desk.lock();
             desk.counted = state.occupancy.is_some();
             if start < tail {
-                self.mark_gaps(&mut desk.ledger, start);
+                self.mark_gaps(&mut desk.ledger, start, self.has_gaps(&state));
                 if let Some(occupancy) = &mut state.occupancy {
                     for (from, to) in unsettled_runs(&desk.ledger, tail) {
                         occupancy.add(from, to, 1);
@@ -100,11 +100,18 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         }
     }
 
-    fn mark_gaps(&self, ledger: &mut Ledger, start: Sequence) {
+    /// Whether something is missing between the oldest message that is kept and the newest.
+    fn has_gaps(&self, state: &TopicState<E>) -> bool {
+        state.writer.next() - self.log.first_kept() != state.resident_messages
+    }
+
+    /// What is not kept is settled. Where nothing is missing, this costs the same on ten million messages as on none.
+    fn mark_gaps(&self, ledger: &mut Ledger, start: Sequence, has_gaps: bool) {
         // What is appended while the log looks for its gaps is none.
         let tail = self.log.tail();
-        for (from, to) in self.log.gaps(start) {
-            if from < tail {
+        let gaps = if has_gaps { self.log.gaps(start) } else { vec![(start, self.log.first_kept())] };
+        for (from, to) in gaps {
+            if from < to.min(tail) {
                 ledger.handle_removed(from, to.min(tail));
             }
         }
@@ -135,9 +142,11 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         self.arm();
     }
 
-    /// Whether occupancy is counted at all: then a seek says what it changed.
-    fn counts_occupancy(&self) -> bool {
-        self.state.lock().occupancy.is_some()
+    /// Whether occupancy is counted at all (then a seek says what it changed), and whether something is missing in the log. While the log is held,
+    /// nothing comes to be missing.
+    fn survey_for_seek(&self) -> (bool, bool) {
+        let state = self.state.lock();
+        (state.occupancy.is_some(), self.has_gaps(&state))
     }
 
     /// A book is gone: what only it needed goes.
@@ -247,7 +256,7 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
 
     /// Gives what changed for the topic's occupancy. None: the subscription was deleted meanwhile.
     fn move_to(self: &Arc<Self>, place: Place) -> Option<Vec<(Sequence, Sequence, i64)>> {
-        let counts = self.topic.counts_occupancy();
+        let (counts, has_gaps) = self.topic.survey_for_seek();
         let tail = self.topic.log.tail();
         self.change(|ledger| {
             let before = if counts { unsettled_runs(ledger, tail) } else { Vec::new() };
@@ -256,7 +265,7 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
                 Place::At(start) => ledger.seek_to(start),
                 Place::Image(image) => ledger.seek_to_image(image),
             }
-            self.topic.mark_gaps(ledger, ledger.low());
+            self.topic.mark_gaps(ledger, ledger.low(), has_gaps);
             let _marked = ledger.take_news();
             let mut changes: Vec<_> = before.into_iter().map(|(from, to)| (from, to, -1)).collect();
             if counts {

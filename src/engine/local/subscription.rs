@@ -49,6 +49,8 @@ pub(super) struct Desk {
     pub(super) closed: bool,
     /// Whether the topic's occupancy counts what this subscription had not settled when the counting began.
     pub(super) counted: bool,
+    /// How many were outstanding when the ledger was last changed.
+    outstanding: u64,
 }
 
 /// What follows from a change in a ledger, outside its lock.
@@ -60,6 +62,8 @@ pub(super) struct After {
     /// Whether the segment of the message that was settled is done, if the caller named one.
     segment_done: Option<bool>,
     deliverable: bool,
+    /// Whether less is outstanding now.
+    less_outstanding: bool,
     timeout: Option<Tick>,
 }
 
@@ -79,7 +83,8 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         let (ordered, mode) = (rules.ordered, rules.mode);
         // The seed only spreads retries; a manual clock makes it the same in each run.
         let seed = topic.broker.now().nanos() ^ id;
-        let desk = Desk { ledger: Ledger::new(rules, start, seed), closed: false, counted: false };
+        let desk =
+            Desk { ledger: Ledger::new(rules, start, seed), closed: false, counted: false, outstanding: 0 };
         Arc::new(SubscriptionCore {
             id,
             name,
@@ -190,7 +195,9 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         let segment_done = segment
             .filter(|_| !news.is_empty())
             .map(|segment| ledger.settled().all_settled(segment.first(), segment.end().min(tail)));
+        let outstanding = std::mem::replace(&mut desk.outstanding, ledger.outstanding());
         After {
+            less_outstanding: ledger.outstanding() < outstanding,
             events: ledger.take_events(),
             news,
             counted: desk.counted,
@@ -208,7 +215,10 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
             self.topic.note_settled(self.id, &after.news, after.counted, after.segment_done);
         }
         self.arm(after.timeout);
-        self.topic.broker.note_settled();
+        // Only then: a shutdown that waits looks by changing the ledger itself, and must not wake itself for ever.
+        if after.less_outstanding {
+            self.topic.broker.note_settled();
+        }
         if after.deliverable {
             self.topic.receivers.wake(self.id, 1);
         }
