@@ -82,7 +82,7 @@ impl Ledger {
             self.give_back(sequence);
             return false;
         }
-        self.release_followers(key, sequence);
+        // Settled in its turn, as by an ack: those after it in its run stay leased.
         if let Some(entry) = self.lift(sequence) {
             self.bury(sequence, entry, Reason::Rejected(reason));
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use eventflow::{Message, RecvTimeoutError, RetryPolicy};
 
-use shuttle::sync::atomic::{AtomicBool, Ordering};
+use shuttle::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::{DEADLINE, Scene, ack, drain, explore, join, join_all, pass, recv, send, spawn};
 
@@ -18,23 +18,22 @@ fn p7_a_receiver_that_waits_gets_what_expires() {
         let sub = scene.subscription("sub");
         send(&scene.topic, 7);
         let held = recv(&sub);
+        let turn = Arc::new(AtomicUsize::new(0));
         let receivers = [sub.clone(), sub].map(|sub| {
+            let turn = turn.clone();
             spawn(move || {
                 let delivery = recv(&sub);
-                let attempt = delivery.attempt();
-                // The other one gets it too, when this lease is not settled.
-                if attempt == 2 {
-                    drop(delivery)
+                assert!(delivery.attempt() >= 2, "P10: the first attempt expired");
+                // Not by the attempt: a lease may begin so late that it is over before its receiver has it.
+                if turn.fetch_add(1, Ordering::SeqCst) == 0 {
+                    drop(delivery);
                 } else {
-                    ack(delivery)
+                    let _by_one_of_them = delivery.ack();
                 }
-                attempt
             })
         });
         pass(&scene.clock, DEADLINE);
-        let mut attempts = receivers.map(join);
-        attempts.sort_unstable();
-        assert_eq!(attempts, [2, 3]);
+        join_all(receivers);
         drop(held);
     });
 }

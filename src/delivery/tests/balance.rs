@@ -84,6 +84,11 @@ impl Ledger {
         }
         for (key, mut lane) in lanes {
             lane.sort_by_key(|member| member.0);
+            if matches!(lane[0].1, Standing::Burying | Standing::Parked) {
+                // Rejected, it may have left leased ones behind it; they wait for it if they are given back.
+                assert!(self.lanes.is_head(key, lane[0].0), "{key:?} has another head: {self:?}");
+                continue;
+            }
             let held = |member: &&(Sequence, Standing)| {
                 matches!(member.1, Standing::Leased { .. } | Standing::Committing { .. })
             };

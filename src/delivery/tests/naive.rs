@@ -495,7 +495,6 @@ impl Naive {
             self.give_back(n);
             return false;
         }
-        self.give_back_those_after(n);
         self.bury(n, "no");
         self.carry_out();
         true

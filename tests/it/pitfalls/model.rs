@@ -395,6 +395,14 @@ impl Rig {
                 entry.spent -= 1;
                 book.release_run_after(published, sequence, now);
             }
+            // Settled in publish order: it is as with an ack.
+            How::Reject if book.behind_its_key(published, sequence) => {
+                let entry = book.entries.get_mut(&sequence).unwrap();
+                entry.standing = Standing::Waiting { from: 0 };
+                entry.spent -= 1;
+                book.release_run_after(published, sequence, now);
+                return Answer::Expired;
+            }
             How::Reject => {
                 book.entries.remove(&sequence);
                 if book.options.attempts.is_some() { book.dead += 1 } else { book.discarded += 1 }
