@@ -97,11 +97,17 @@ impl ManualClock {
             .goal
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |at| Some(at.saturating_add(step)));
         let target = Tick::from_nanos(before.unwrap_or_else(|at| at).saturating_add(step));
+        self.ring_until(target);
+        self.inner.now.fetch_max(target.nanos(), Ordering::SeqCst);
+        // An alarm may have been set after the last look and before the clock stood here: who sets a later one sees that it is overdue.
+        self.ring_until(target);
+    }
+
+    fn ring_until(&self, target: Tick) {
         while let Some((at, timed)) = self.next_due(target) {
             self.inner.now.fetch_max(at.nanos(), Ordering::SeqCst);
             timed.run(self.tick());
         }
-        self.inner.now.fetch_max(target.nanos(), Ordering::SeqCst);
     }
 
     /// What the clock shows.

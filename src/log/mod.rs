@@ -171,6 +171,8 @@ impl<E> ResidentLog<E> {
 
     /// The stretches in `[from, tail)` that are not kept.
     pub(crate) fn gaps(&self, from: Sequence) -> Vec<(Sequence, Sequence)> {
+        // The tail before the directory: what is appended in between is no gap.
+        let tail = self.tail();
         let directory = self.directory.read();
         let mut gaps = Vec::new();
         let mut at = directory
@@ -184,7 +186,6 @@ impl<E> ResidentLog<E> {
             }
             at = segment.end();
         }
-        let tail = self.tail();
         if at < tail {
             gaps.push((at, tail));
         }

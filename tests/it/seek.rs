@@ -8,7 +8,7 @@ use eventflow::{
 };
 
 use crate::support::{
-    Answer, DEADLINE, NANO, SECOND, ask, assert_empty, drain, drain_with, manual, take, within,
+    Answer, Checksum, DEADLINE, NANO, SECOND, ask, assert_empty, drain, drain_with, manual, take, within,
 };
 
 const EXPIRED: Result<(), SettleError> = Err(SettleError::LeaseExpired { count: 1 });
@@ -214,6 +214,19 @@ fn p08_a_late_ack_is_not_taken_for_a_message_that_was_sought_back() {
     archive.sub.seek(Seek::Earliest).unwrap();
     assert_eq!(late.ack(), EXPIRED);
     assert_eq!(drain(&archive.sub), from(1));
+}
+
+#[test]
+fn p08_a_late_ack_of_before_a_seek_is_not_taken_for_what_failed_again_after_it() {
+    let (archive, _) = ten_in_ten_seconds();
+    let late = take(&archive.sub);
+    archive.clock.advance(DEADLINE);
+    archive.sub.seek(Seek::Earliest).unwrap();
+    take(&archive.sub).nack_after(SECOND).unwrap();
+    // Known to the book, unsettled and leased to nobody, as it was before the seek.
+    assert_eq!(late.ack(), EXPIRED);
+    archive.clock.advance(SECOND);
+    assert_eq!(Checksum::of(drain(&archive.sub)), Checksum::of(1..=10));
 }
 
 #[test]
