@@ -90,6 +90,8 @@ impl Broker {
         let topic = topic.ok_or_else(|| DeleteError::NotFound { name: name.to_owned() })?;
         self.core().forget_snapshots_of(&topic);
         topic.tear_down();
+        // Once more: one may have been taken while the topic went.
+        self.core().forget_snapshots_of(&topic);
         Ok(())
     }
 

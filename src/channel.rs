@@ -52,17 +52,16 @@ pub(crate) fn pump<E: Send + Sync + 'static>(
 fn run<E: Send + Sync + 'static>(core: &Arc<SubscriptionCore<E>>, line: &Arc<PumpLine<E>>, capacity: usize) {
     let mut number = 0;
     let mut held = Vec::with_capacity(1);
-    while core.wait(1, None, &mut held).is_ok() {
+    // Room first: no lease is to age in the pump's hand.
+    while line.wait_for_room(core, capacity) && core.wait(1, None, &mut held).is_ok() {
         for held in held.drain(..) {
-            line.wait_for_room(capacity);
             number += 1;
             let mark = Mark { number, line: Arc::downgrade(line), touched: AtomicBool::new(false) };
-            // Counted before it is sent: the other way round, a reader could be faster than the count.
-            line.sent.store(number, Ordering::SeqCst);
             if let Err(unsent) = line.sender.send(Delivery::new(core.clone(), held).marked(mark)) {
                 let _stale = unsent.into_inner().release();
                 return;
             }
+            line.sent.store(number, Ordering::SeqCst);
         }
     }
 }
@@ -75,12 +74,16 @@ struct PumpLine<E: Send + Sync + 'static> {
 
 impl<E: Send + Sync + 'static> PumpLine<E> {
     /// Readers tell when they look at a delivery. One that only takes deliveries out tells nothing, so now and then the pump looks for itself.
-    fn wait_for_room(&self, capacity: usize) {
+    fn wait_for_room(&self, core: &SubscriptionCore<E>, capacity: usize) -> bool {
         let mut pause = PAUSE_MIN;
         while self.sender.len() >= capacity {
+            if core.ended().is_some() {
+                return false;
+            }
             thread::park_timeout(pause);
             pause = (pause * 2).min(PAUSE_MAX);
         }
+        true
     }
 }
 
@@ -112,9 +115,11 @@ impl<E: Send + Sync + 'static> Mark<E> {
         if self.touched.load(Ordering::Relaxed) {
             return false;
         }
-        let Some(line) = self.line.upgrade() else { return false };
+        // The pump has ended, most likely because the last receiver is emptying the buffer.
+        let Some(line) = self.line.upgrade() else { return true };
         line.pump.unpark();
-        let sent = line.sent.load(Ordering::SeqCst);
+        // A reader may be faster than the count.
+        let sent = line.sent.load(Ordering::SeqCst).max(self.number);
         self.number > sent.saturating_sub(line.sender.len() as u64)
     }
 }

@@ -92,11 +92,9 @@ impl ManualClock {
     /// dead letters are in their topics, timeouts have passed. Threads that were woken by it may still be on their way.
     pub fn advance(&self, duration: Duration) {
         let step = nanos(duration);
-        let before = self
-            .inner
-            .goal
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |at| Some(at.saturating_add(step)));
-        let target = Tick::from_nanos(before.unwrap_or_else(|at| at).saturating_add(step));
+        let before =
+            self.inner.goal.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |at| Some(later(at, step)));
+        let target = Tick::from_nanos(later(before.unwrap_or_else(|at| at), step));
         self.ring_until(target);
         self.inner.now.fetch_max(target.nanos(), Ordering::SeqCst);
         // An alarm may have been set after the last look and before the clock stood here: who sets a later one sees that it is overdue.
@@ -128,6 +126,11 @@ impl ManualClock {
         let next = timed.into_iter().filter_map(|timed| Some((timed.next()?, timed)));
         next.filter(|(at, _)| *at <= target).min_by_key(|(at, _)| *at)
     }
+}
+
+/// Time ends one nanosecond before "never".
+fn later(at: u64, step: u64) -> u64 {
+    at.saturating_add(step).min(Tick::NEVER.nanos() - 1)
 }
 
 impl Default for ManualClock {

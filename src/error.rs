@@ -414,6 +414,12 @@ pub enum SettleError {
         /// How many messages were not settled. The others of a batch were.
         count: u64,
     },
+    /// The engine cannot do this.
+    #[error("this engine cannot keep {capability:?}")]
+    Unsupported {
+        /// What it cannot keep.
+        capability: Capability,
+    },
     /// The broker is shut down.
     #[error("the broker is shut down")]
     Closed,

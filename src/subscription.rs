@@ -26,6 +26,7 @@ use crate::options::{
     MAX_OUTSTANDING_DEFAULT, RetryPolicy, Seek, Start,
 };
 use crate::stats::SubscriptionStats;
+use crate::time::nanos;
 use crate::topic::{Topic, parse_name};
 
 /// A named, lasting interest in a topic: the book of who got what.
@@ -472,6 +473,11 @@ impl<E: Send + Sync + 'static> Options<E> {
     }
 }
 
+/// A life longer than the time line is none.
+fn never_is_none(duration: Duration) -> Option<Duration> {
+    (nanos(duration) < u64::MAX).then_some(duration)
+}
+
 /// "For ever" means the most there is.
 fn clamped(deadline: Duration) -> Duration {
     if deadline == Duration::MAX { ACK_DEADLINE_MAX } else { deadline }
@@ -593,7 +599,7 @@ impl<E: Send + Sync + 'static> SubscriptionBuilder<E> {
 
     /// An unsettled message leaves this subscription this long after its publish. Never unless told otherwise. A lease that runs at that time runs on.
     pub fn expire_after(mut self, duration: Duration) -> Self {
-        self.options.expire_after = Some(Some(duration));
+        self.options.expire_after = Some(never_is_none(duration));
         self
     }
 
@@ -766,7 +772,7 @@ impl<E: Send + Sync + 'static> SubscriptionUpdate<E> {
 
     /// Another life for messages on this subscription, also for those it has.
     pub fn expire_after(mut self, duration: Duration) -> Self {
-        self.options.expire_after = Some(Some(duration));
+        self.options.expire_after = Some(never_is_none(duration));
         self
     }
 

@@ -306,8 +306,8 @@ impl<E: Send + Sync + 'static> TopicBuilder<E> {
     pub fn create(self) -> Result<Topic<E>, CreateError> {
         let name = self.check()?;
         let broker = self.broker.clone();
-        let make = || self.options();
-        match register(&broker, &name, make) {
+        let options = self.options();
+        match register(&broker, &name, || options) {
             Ok(core) => Ok(Topic { core, broker }),
             Err(_existing) => Err(CreateError::AlreadyExists { name: name.to_string() }),
         }
@@ -322,10 +322,13 @@ impl<E: Send + Sync + 'static> TopicBuilder<E> {
         let broker = self.broker.clone();
         let existing = match broker.presence.core.find_topic(name.as_str()) {
             Some(existing) => existing,
-            None => match register(&broker, &name, || self.options()) {
-                Ok(core) => return Ok(Topic { core, broker }),
-                Err(existing) => existing,
-            },
+            None => {
+                let options = self.options();
+                match register(&broker, &name, || options) {
+                    Ok(core) => return Ok(Topic { core, broker }),
+                    Err(existing) => existing,
+                }
+            }
         };
         let stored = existing.event_type();
         let Ok(core) = existing.into_any().downcast::<TopicCore<E>>() else {
@@ -483,7 +486,6 @@ impl<E> fmt::Debug for TopicBuilder<E> {
 /// orders.update().capacity(Capacity::messages(1_000)).apply()?;
 /// # Ok::<(), eventflow::Error>(())
 /// ```
-#[derive(Debug)]
 #[must_use = "nothing changes before `apply`"]
 pub struct TopicUpdate<E> {
     topic: Topic<E>,
@@ -535,5 +537,11 @@ impl<E: Send + Sync + 'static> TopicUpdate<E> {
             config.dedup = self.dedup.unwrap_or(config.dedup);
         });
         Ok(())
+    }
+}
+
+impl<E> fmt::Debug for TopicUpdate<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TopicUpdate").field("topic", &self.topic).finish_non_exhaustive()
     }
 }

@@ -3,7 +3,7 @@
 //! With the system clock, one thread a broker serves it, started when there is first something to wait for; it sleeps until the next
 //! alarm, and without one it sleeps for good. With a manual clock there is no thread: `advance` does its work.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, Weak};
 
@@ -26,6 +26,8 @@ pub(crate) struct Timer {
 struct State {
     /// By time, then in the order in which they were set.
     alarms: BTreeMap<(Tick, u64), Weak<dyn Alarm>>,
+    /// The one alarm that an owner has, by the owner's address: when it rings, the owner sets the next. So alarms do not pile up.
+    owners: HashMap<usize, (Tick, u64)>,
     set: u64,
     /// How many threads ring alarms. Each looks once more before it stops.
     ringing: u32,
@@ -40,14 +42,23 @@ impl Timer {
         timer
     }
 
-    /// Calls `alarm` once, at `at` or as soon after as may be; never from within this call.
+    /// Calls `alarm` once, at `at` or as soon after as may be, or earlier if it has set an earlier one; then it is to set the next.
     pub(crate) fn set(self: &Arc<Self>, at: Tick, alarm: Weak<dyn Alarm>) {
         if at == Tick::NEVER {
             return;
         }
         let mut state = self.state.lock();
+        let owner = address_of(&alarm);
+        if let Some(&(earlier, _)) = state.owners.get(&owner)
+            && earlier <= at
+        {
+            return;
+        }
         state.set += 1;
         let key = (at, state.set);
+        if let Some(later) = state.owners.insert(owner, key) {
+            state.alarms.remove(&later);
+        }
         let is_first = state.alarms.first_key_value().is_none_or(|(first, _)| key < *first);
         state.alarms.insert(key, alarm);
         if self.line.is_manual() {
@@ -79,7 +90,11 @@ impl Timer {
 
     /// Forgets every alarm.
     pub(crate) fn clear(&self) {
-        let forgotten = std::mem::take(&mut self.state.lock().alarms);
+        let forgotten = {
+            let mut state = self.state.lock();
+            state.owners.clear();
+            std::mem::take(&mut state.alarms)
+        };
         drop(forgotten);
     }
 
@@ -98,11 +113,16 @@ impl Timer {
         let now = if self.line.is_manual() { now.max(self.line.now()) } else { now };
         let due = state.alarms.first_entry().filter(|first| first.key().0 <= now);
         let alarm = due.map(|first| (first.remove(), now));
-        if alarm.is_none() {
-            state.ringing -= 1;
+        match &alarm {
+            Some((alarm, _)) => drop(state.owners.remove(&address_of(alarm))),
+            None => state.ringing -= 1,
         }
         alarm
     }
+}
+
+fn address_of(alarm: &Weak<dyn Alarm>) -> usize {
+    alarm.as_ptr().cast::<()>() as usize
 }
 
 /// The timer's thread. It holds the timer only while it works, so that a broker that is dropped takes it along.

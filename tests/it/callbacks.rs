@@ -10,7 +10,7 @@ use eventflow::{
     SubscriptionBuilder, Topic, TopicBuilder,
 };
 
-use crate::support::{Drops, SECOND, ask, assert_empty, drain, drain_with, manual, take, within};
+use crate::support::{Drops, SECOND, ask, drain, drain_with, manual, take, within};
 
 /// What the scenes publish. The drop of one with a hook is a callback.
 struct Event {
@@ -532,7 +532,8 @@ impl Drop for Bomb {
 
 #[test]
 fn p21_an_event_whose_drop_panics_is_contained_wherever_it_is_dropped() {
-    let ways: [(&str, fn(&Broker, &ManualClock, &Subscription<Bomb>)); 6] = [
+    type Way = fn(&Broker, &ManualClock, &Subscription<Bomb>);
+    let ways: [(&str, Way); 6] = [
         ("ack", |_, _, sub| {
             while let Ok(delivery) = sub.try_recv() {
                 delivery.ack().unwrap();
@@ -609,6 +610,5 @@ fn p21_a_waker_that_panics_is_contained_and_the_next_is_woken() {
     drop(unlucky);
     for sub in &subs {
         assert_eq!(drain(sub).len(), 2);
-        assert_empty(sub);
     }
 }

@@ -419,7 +419,8 @@ fn c19_an_atomic_batch_with_one_bad_message_publishes_none() {
     let sub = topic.subscription("s").create().unwrap();
     topic.publish(Message::new("first".to_owned()).idempotency_id("taken")).unwrap();
     let good = || Message::new("good".to_owned());
-    let batches: [(Vec<Message<String>>, fn(&PublishErrorKind) -> bool); 4] = [
+    type Expected = fn(&PublishErrorKind) -> bool;
+    let batches: [(Vec<Message<String>>, Expected); 4] = [
         (vec![good(), good().attribute("k", "v".repeat(2_000))], |kind| {
             matches!(kind, PublishErrorKind::TooLarge)
         }),

@@ -152,7 +152,7 @@ fn p14_the_default_window_holds_a_million_ids() {
     for thousand in 0..1_000 {
         let receipts = topic.publish_all((thousand * 1_000..(thousand + 1) * 1_000).map(message)).unwrap();
         receipts.iter().for_each(assert_new);
-        first.push(receipts[0].clone());
+        first.push(receipts[0]);
     }
     assert_repeat(&topic.publish(message(0)).unwrap(), &first[0]);
     assert_new(&topic.publish(message(1_000_000)).unwrap());

@@ -55,23 +55,27 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
 
     /// When the first message that the subscription has not looked at outlives the subscription's `expire_after`.
     pub(super) fn next_unseen_expiry(&self) -> Option<Tick> {
+        self.first_unseen_expiry().map(|first| first.1)
+    }
+
+    fn first_unseen_expiry(&self) -> Option<(Sequence, Tick)> {
         let after = self.expire_after()?;
         let (cursor, tail) = (self.desk.lock().ledger.cursor(), self.topic.log.tail());
         let first = self.first_unseen(cursor, tail)?;
         let spot = self.topic.log.find(first)?;
-        Some(self.topic.log.extras(&spot).0 + after)
+        Some((first, self.topic.log.extras(&spot).0 + after))
     }
 
     fn first_unseen(&self, cursor: Sequence, tail: Sequence) -> Option<Sequence> {
         self.desk.lock().ledger.settled().next_unsettled_run(cursor, tail).map(|run| run.0)
     }
 
-    /// Looks at the messages whose time on this subscription is over, so that they leave it.
+    /// Messages that the subscription has not looked at, and whose time on it is over, leave it. No filter is asked: this may run on the timer.
     pub(super) fn expire_unseen(self: &Arc<Self>, now: Tick) {
-        while self.next_unseen_expiry().is_some_and(|at| at <= now) {
-            if !self.examine_next() {
-                return;
-            }
+        while let Some((sequence, at)) = self.first_unseen_expiry()
+            && at <= now
+        {
+            self.expire_unseen_one(sequence);
         }
     }
 
@@ -101,7 +105,7 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
 }
 
 impl<E: Send + Sync + 'static> TopicCore<E> {
-    pub(super) fn look_ahead(self: &Arc<Self>) {
+    fn look_ahead(self: &Arc<Self>) {
         if !self.filtered.load(Ordering::Relaxed) {
             return;
         }
@@ -125,7 +129,10 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         if !self.timed.load(Ordering::Acquire) {
             return 0;
         }
-        let state = self.state.lock();
-        state.delays.range(from..).filter(|(_, until)| **until > now).count() as u64
+        let mut state = self.state.lock();
+        state.end_delays(now);
+        let all_count = state.delays.first_key_value().is_none_or(|(&first, _)| first >= from);
+        let count = if all_count { state.delays.len() } else { state.delays.range(from..).count() };
+        count as u64
     }
 }

@@ -8,7 +8,8 @@ use std::time::Duration;
 use crate::contain::contained;
 use crate::delivery::dedup::Admission;
 use crate::engine::local::occupancy::Occupancy;
-use crate::engine::local::topic::{Book, PUBLISHERS, TopicCore, TopicState};
+use crate::engine::local::subscription::SubscriptionCore;
+use crate::engine::local::topic::{PUBLISHERS, TopicCore, TopicState};
 use crate::engine::timer::Alarm;
 use crate::engine::waiters::Look;
 use crate::error::{CodecError, PublishErrorKind};
@@ -74,7 +75,8 @@ pub(crate) enum Append {
 struct Aftermath {
     published: usize,
     opened_segment: bool,
-    timed: bool,
+    /// When the first of the messages dies that carry a life.
+    expiry: Option<Tick>,
     sweep: bool,
 }
 
@@ -131,7 +133,6 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         patience: Patience,
     ) -> Result<(), PublishErrorKind> {
         let line = &self.broker.line;
-        let mut alarm_is_set = false;
         self.space.wait(PUBLISHERS, || match self.attempt(parcels) {
             Err(kind) => Look::GaveUp(Err(kind)),
             Ok(true) => Look::Found(Ok(())),
@@ -142,10 +143,10 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
                     Look::GaveUp(Err(PublishErrorKind::Timeout))
                 }
                 Patience::Until(deadline) => {
-                    if line.is_manual() && !alarm_is_set {
+                    if line.is_manual() {
+                        // Each time: an alarm that rang for something else was the only one.
                         let alarm: Weak<dyn Alarm> = Arc::downgrade(&(self.clone() as Arc<dyn Alarm>));
                         self.broker.timer.set(deadline, alarm);
-                        alarm_is_set = true;
                     }
                     Look::Nothing { until: line.instant_of(deadline) }
                 }
@@ -159,14 +160,22 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         loop {
             match self.append(parcels) {
                 Append::Done => return Ok(true),
-                Append::Refused(kind) => return Err(kind),
-                Append::MustDrop(sequence) => self.drop_oldest(sequence),
-                // Before a publisher waits, it makes sure that no filter would have let these messages go.
-                Append::MustWait if !looked_ahead => {
+                // Before anybody meets a full topic, it is made sure that no filter and no deadline would have let its messages go.
+                Append::Refused(PublishErrorKind::Full) | Append::MustDrop(_) | Append::MustWait
+                    if !looked_ahead =>
+                {
                     self.catch_up();
                     looked_ahead = true;
                 }
-                Append::MustWait => return Ok(false),
+                Append::Refused(kind) => return Err(kind),
+                Append::MustDrop(sequence) => self.drop_oldest(sequence),
+                Append::MustWait => {
+                    // Who waits for space waits for leases to run out, too: the timer sees to that.
+                    if !self.space.nobody() {
+                        self.subscriptions().iter().for_each(SubscriptionCore::watch_time);
+                    }
+                    return Ok(false);
+                }
             }
         }
     }
@@ -239,12 +248,14 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         let (subscriptions, is_kept) = self.readers(state);
         let incarnation = self.log.incarnation();
         let dedups = !state.config.dedup.is_off();
+        // The window may be too small for the batch: what is repeated in it is found here.
+        let mut in_batch: HashMap<IdempotencyId, Sequence> = HashMap::new();
+        let several = parcels.len() > 1;
         for parcel in parcels.iter_mut() {
             if let Some((id, _)) = parcel.receipt {
                 self.deduplicated.fetch_add(1, Ordering::Relaxed);
                 if id.sequence() == 0
-                    && let Some(first) = id_of(parcel)
-                    && let Admission::Repeat(sequence) = state.dedup.admit(first, parcel.content, now)
+                    && let Some(&sequence) = id_of(parcel).and_then(|id| in_batch.get(id))
                 {
                     parcel.receipt = Some((MessageId::new(incarnation, sequence), true));
                 }
@@ -254,6 +265,9 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             parcel.receipt = Some((MessageId::new(incarnation, sequence), false));
             if dedups && let Some(id) = id_of(parcel) {
                 state.dedup.record(id, parcel.content, sequence, now);
+                if several {
+                    in_batch.insert(id.clone(), sequence);
+                }
             }
             if !is_kept {
                 // Nobody is to get it. It is dropped by the publisher, outside the lock.
@@ -272,13 +286,8 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
 
     /// How many subscriptions there are, and whether anybody or anything keeps what is appended now. Under the topic's lock.
     fn readers(&self, state: &TopicState<E>) -> (u64, bool) {
-        let books = self.books.read();
-        let is_kept = state.config.retention.keep != Keep::UntilAcked || !books.is_empty();
-        let subscriptions = match state.occupancy {
-            None => 0,
-            Some(_) => books.iter().filter(|book| matches!(book, Book::Subscription(_))).count() as u64,
-        };
-        (subscriptions, is_kept)
+        let is_kept = state.config.retention.keep != Keep::UntilAcked || !self.books.read().is_empty();
+        (state.subscriptions, is_kept)
     }
 
     fn keep(
@@ -296,7 +305,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         if let Some(occupancy) = &mut state.occupancy {
             occupancy.push(sequence, subscriptions, weight);
         }
-        after.sweep |= state.is_over_bounds();
+        after.sweep |= opened && state.is_over_bounds();
     }
 
     fn note_times(
@@ -312,14 +321,17 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         }
         // Before the tail shows the message: a receiver that sees the tail sees that it has to look.
         self.timed.store(true, Ordering::Release);
-        after.timed = true;
-        if extras.deliver_after.is_some() {
-            state.delays.retain(|_, until| *until > published);
-            state.delays.insert(sequence, extras.due(published));
+        let due = extras.due(published);
+        if due > published {
+            state.end_delays(published);
+            state.delays.insert(sequence, due);
+            state.delay_ends.insert((due, sequence));
         }
         let expiry = extras.expiry(published);
         if expiry != Tick::NEVER {
             state.lives.insert((expiry, sequence));
+            state.life_of.insert(sequence, expiry);
+            after.expiry = Some(after.expiry.map_or(expiry, |first| first.min(expiry)));
         }
     }
 
@@ -327,17 +339,15 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         if after.published > 0 && !self.receivers.nobody() {
             self.receivers.wake_each(after.published);
         }
-        if after.timed || (after.opened_segment && matches!(self.config().retention.keep, Keep::For(_))) {
+        if let Some(expiry) = after.expiry {
+            self.arm_at(expiry);
+        }
+        if after.opened_segment && matches!(self.config().retention.keep, Keep::For(_)) {
             self.arm();
         }
         let shortest = self.expire_after_min.load(Ordering::Relaxed);
         if shortest < u64::MAX {
             self.arm_at(self.broker.now() + Duration::from_nanos(shortest));
-        }
-        if after.opened_segment && self.filtered.load(Ordering::Relaxed) {
-            // Filters run where somebody receives; where nobody does, the timer looks now and then.
-            let alarm: Weak<dyn Alarm> = Arc::downgrade(&(self.clone() as Arc<dyn Alarm>));
-            self.broker.timer.set(self.broker.now(), alarm);
         }
         if after.sweep {
             self.sweep();
@@ -398,6 +408,31 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
 }
 
 impl<E> TopicState<E> {
+    /// Publish delays that are over need not be known any more.
+    pub(super) fn end_delays(&mut self, now: Tick) {
+        while let Some(&(until, sequence)) = self.delay_ends.first()
+            && until <= now
+        {
+            self.delay_ends.pop_first();
+            self.delays.remove(&sequence);
+        }
+    }
+
+    /// The messages of a segment that went: their times need not be known any more.
+    pub(super) fn forget_times(&mut self, from: Sequence, to: Sequence) {
+        let dead: Vec<_> = self.life_of.range(from..to).map(|(&sequence, &at)| (at, sequence)).collect();
+        for life in dead {
+            self.life_of.remove(&life.1);
+            self.lives.remove(&life);
+        }
+        let delays: Vec<_> =
+            self.delays.range(from..to).map(|(&sequence, &until)| (until, sequence)).collect();
+        for delay in delays {
+            self.delays.remove(&delay.1);
+            self.delay_ends.remove(&delay);
+        }
+    }
+
     /// Whether the retention's own bounds are passed.
     pub(super) fn is_over_bounds(&self) -> bool {
         let retention = self.config.retention;

@@ -143,6 +143,12 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
                 if deadline.is_some_and(|deadline| self.topic.broker.now() >= deadline) {
                     return Look::GaveUp(Err(NoMessage::Timeout));
                 }
+                if let Some(deadline) = deadline
+                    && self.topic.broker.line.is_manual()
+                {
+                    // Each time: an alarm that rang for something else was the only one.
+                    self.topic.broker.timer.set(deadline, self.alarm());
+                }
                 Look::Nothing { until: self.sleep_until(deadline) }
             }
         }
@@ -162,11 +168,6 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         deadline: Option<Tick>,
         held: &mut Vec<Held<E>>,
     ) -> Result<(), NoMessage> {
-        if let Some(deadline) = deadline
-            && self.topic.broker.line.is_manual()
-        {
-            self.topic.broker.timer.set(deadline, self.alarm());
-        }
         self.topic.receivers.wait(self.id, || self.look(max, deadline, held))
     }
 

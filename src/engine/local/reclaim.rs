@@ -92,6 +92,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
                 let removed = self.log.remove(&mut state.writer, segment);
                 if let Some(removed) = &removed {
                     state.resident_messages -= removed.len();
+                    state.forget_times(removed.first(), removed.end());
                     state.resident_bytes = state.resident_bytes.saturating_sub(removed.bytes());
                     let floor = self.log.first_kept();
                     if let Some(occupancy) = &mut state.occupancy {

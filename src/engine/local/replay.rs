@@ -80,6 +80,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             }
             drop(desk);
             books.push(Book::Subscription(subscription.clone()));
+            state.subscriptions += 1;
             subscription
         };
         self.note_expire_after();
@@ -156,7 +157,9 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             state.epoch += 1;
             let mut books = self.books.write();
             let at = books.iter().position(|book| book.id() == id);
-            (at.map(|at| books.remove(at)), state.writer.next())
+            let removed = at.map(|at| books.remove(at));
+            state.subscriptions -= u64::from(matches!(removed, Some(Book::Subscription(_))));
+            (removed, state.writer.next())
         };
         let Some(removed) = removed else { return };
         if let Book::Subscription(subscription) = &removed {
@@ -257,8 +260,8 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
     /// Gives what changed for the topic's occupancy. None: the subscription was deleted meanwhile.
     fn move_to(self: &Arc<Self>, place: Place) -> Option<Vec<(Sequence, Sequence, i64)>> {
         let (counts, has_gaps) = self.topic.survey_for_seek();
-        let tail = self.topic.log.tail();
         self.change(|ledger| {
+            let tail = self.topic.log.tail();
             let before = if counts { unsettled_runs(ledger, tail) } else { Vec::new() };
             // News of what was settled before is lost with the old generation's: it is in `before` as settled, and said below.
             match place {

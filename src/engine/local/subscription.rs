@@ -147,7 +147,9 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         expire_after: Option<Option<Duration>>,
     ) {
         if let Some(cemetery) = cemetery {
-            *self.cemetery.write() = cemetery;
+            // The old one may be the last hold on a deleted topic, with its closures: it goes outside the lock.
+            let old = std::mem::replace(&mut *self.cemetery.write(), cemetery);
+            drop(old);
         }
         self.change(|ledger| ledger.set_rules(rules));
         if let Some(expire_after) = expire_after {
@@ -208,11 +210,12 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
     }
 
     pub(super) fn follow_up(self: &Arc<Self>, after: After) {
-        if !after.events.is_empty() {
-            self.bury_all(after.events);
-        }
         if !after.news.is_empty() {
             self.topic.note_settled(self.id, &after.news, after.counted, after.segment_done);
+        }
+        // After the news, for which a publisher may wait: this calls the dead-letter topic's closures.
+        if !after.events.is_empty() {
+            self.bury_all(after.events);
         }
         self.arm(after.timeout);
         // Only then: a shutdown that waits looks by changing the ledger itself, and must not wake itself for ever.
@@ -243,6 +246,8 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
             || self.cemetery.read().is_some()
             || self.expire_after().is_some()
             || topic.timed.load(Ordering::Relaxed)
+            // A lease that runs out for good makes room for a publisher who waits.
+            || !topic.space.nobody()
     }
 
     pub(super) fn alarm(self: &Arc<Self>) -> Weak<dyn Alarm> {
@@ -272,7 +277,8 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         }
     }
 
-    pub(crate) fn backlog_and_outstanding(&self) -> (u64, u64) {
+    pub(crate) fn backlog_and_outstanding(self: &Arc<Self>) -> (u64, u64) {
+        self.run_timeouts();
         let desk = self.desk.lock();
         // Under the lock: what is settled lies before this tail.
         let tail = self.topic.log.tail();

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use crate::contain::drop_contained;
 use crate::delivery::dedup::Dedup;
 use crate::engine::local::broker::{AnyTopic, BrokerCore, Phase, Totals};
 use crate::engine::local::occupancy::Occupancy;
@@ -88,8 +89,12 @@ pub(super) struct TopicState<E> {
     pub(super) resident_bytes: u64,
     /// When a message that carries a life dies.
     pub(super) lives: BTreeSet<(Tick, Sequence)>,
+    pub(super) life_of: BTreeMap<Sequence, Tick>,
     /// Until when a message that carries a delay is delayed.
     pub(super) delays: BTreeMap<Sequence, Tick>,
+    pub(super) delay_ends: BTreeSet<(Tick, Sequence)>,
+    /// How many subscriptions there are.
+    pub(super) subscriptions: u64,
     /// The next alarm that is set.
     pub(super) alarm: Option<Tick>,
 }
@@ -149,7 +154,10 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             resident_messages: 0,
             resident_bytes: 0,
             lives: BTreeSet::new(),
+            life_of: BTreeMap::new(),
             delays: BTreeMap::new(),
+            delay_ends: BTreeSet::new(),
+            subscriptions: 0,
             alarm: None,
         };
         Arc::new(TopicCore {
@@ -370,6 +378,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
                 match state.lives.first().copied() {
                     Some((at, sequence)) if at <= now => {
                         state.lives.pop_first();
+                        state.life_of.remove(&sequence);
                         sequence
                     }
                     _ => return,
@@ -408,7 +417,6 @@ impl<E: Send + Sync + 'static> Alarm for TopicCore<E> {
             }
         }
         self.end_snapshots(now);
-        self.look_ahead();
         self.sweep();
         if self.broker.line.is_manual() {
             // Publishers whose timeout passed; with the system clock they wake by themselves.
@@ -463,13 +471,14 @@ impl<E: Send + Sync + 'static> AnyTopic for TopicCore<E> {
             segments = self.log.clear(&mut state.writer);
             state.resident_messages = 0;
             state.resident_bytes = 0;
-            state.lives.clear();
-            state.delays.clear();
+            state.forget_times(Sequence::new(0), Sequence::new(u64::MAX));
+            state.subscriptions = 0;
             books = std::mem::take(&mut *self.books.write());
         }
         self.wake_everyone();
-        drop(books);
-        drop(segments);
+        // Closures and events are the user's: what their drops throw must not keep the rest.
+        books.into_iter().for_each(drop_contained);
+        segments.into_iter().for_each(drop_contained);
     }
 
     fn forget_book(self: Arc<Self>, book: u64) {
