@@ -87,7 +87,7 @@ impl Broker {
             return Err(DeleteError::Closed);
         }
         let topic = self.core().unregister_topic(name);
-        let topic = topic.ok_or_else(|| DeleteError::NotFound { name: name.to_owned() })?;
+        let topic = topic.ok_or(DeleteError::NotFound)?;
         self.core().forget_snapshots_of(&topic);
         topic.tear_down();
         // Once more: one may have been taken while the topic went.

@@ -83,17 +83,11 @@ pub enum OpenError {
 #[non_exhaustive]
 pub enum CreateError {
     /// There is one of this name: use `open` to attach to it.
-    #[error("{name:?} exists already; open attaches to it")]
-    AlreadyExists {
-        /// The name.
-        name: String,
-    },
+    #[error("one of this name exists already; open attaches to it")]
+    AlreadyExists,
     /// What it was to be created on does not exist (any more).
-    #[error("{name:?} does not exist")]
-    NotFound {
-        /// The name of what is missing.
-        name: String,
-    },
+    #[error("there is none of this name")]
+    NotFound,
     /// It exists with another value of an option that was set here explicitly.
     #[error("{name:?} exists with another {option}: stored {stored}, asked for {asked}")]
     ConfigMismatch {
@@ -197,11 +191,8 @@ impl From<RecvError> for CreateError {
 #[non_exhaustive]
 pub enum DeleteError {
     /// There is none of this name.
-    #[error("{name:?} does not exist")]
-    NotFound {
-        /// The name.
-        name: String,
-    },
+    #[error("there is none of this name")]
+    NotFound,
     /// The broker is shut down.
     #[error("the broker is shut down")]
     Closed,
@@ -442,11 +433,8 @@ impl From<RecvError> for SettleError {
 #[non_exhaustive]
 pub enum SeekError {
     /// There is no snapshot of this name on the subscription's topic (any more).
-    #[error("snapshot {name:?} does not exist on this topic")]
-    NotFound {
-        /// The snapshot's name.
-        name: String,
-    },
+    #[error("there is none of this name")]
+    NotFound,
     /// The engine cannot do this.
     #[error("this engine cannot keep {capability:?}")]
     Unsupported {

@@ -618,7 +618,7 @@ impl<E: Send + Sync + 'static> SubscriptionBuilder<E> {
         match topic.core.subscribe(self.plan()?) {
             Ok(core) => Ok(Subscription { core, topic }),
             Err(SubscribeError::Ended(error)) => Err(self.on_ended(error)),
-            Err(SubscribeError::Exists(_)) => Err(CreateError::AlreadyExists { name: self.name }),
+            Err(SubscribeError::Exists(_)) => Err(CreateError::AlreadyExists),
         }
     }
 
@@ -643,7 +643,7 @@ impl<E: Send + Sync + 'static> SubscriptionBuilder<E> {
 
     fn on_ended(&self, error: RecvError) -> CreateError {
         match error {
-            RecvError::Deleted => CreateError::NotFound { name: self.topic.name().to_owned() },
+            RecvError::Deleted => CreateError::NotFound,
             RecvError::Closed => CreateError::Closed,
         }
     }

@@ -309,7 +309,7 @@ impl<E: Send + Sync + 'static> TopicBuilder<E> {
         let options = self.options();
         match register(&broker, &name, || options) {
             Ok(core) => Ok(Topic { core, broker }),
-            Err(_existing) => Err(CreateError::AlreadyExists { name: name.to_string() }),
+            Err(_existing) => Err(CreateError::AlreadyExists),
         }
     }
 

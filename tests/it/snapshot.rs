@@ -153,11 +153,11 @@ fn p17_a_snapshot_does_not_outlive_its_topic() {
     shelf.sub.snapshot("x").unwrap();
     shelf.broker.delete_topic("t").unwrap();
     assert!(shelf.broker.snapshots().is_empty());
-    assert!(matches!(shelf.broker.delete_snapshot("x"), Err(DeleteError::NotFound { .. })));
+    assert!(matches!(shelf.broker.delete_snapshot("x"), Err(DeleteError::NotFound)));
     assert_eq!(shelf.drops.count(), 5);
     let again = shelf.broker.topic::<Counted>("t").create().unwrap();
     let sub = again.subscription("s").create().unwrap();
-    assert!(matches!(sub.seek(to("x")), Err(SeekError::NotFound { .. })));
+    assert!(matches!(sub.seek(to("x")), Err(SeekError::NotFound)));
     sub.snapshot("x").unwrap();
 }
 
@@ -174,7 +174,7 @@ fn p17_a_snapshot_is_kept_for_seven_days() {
     shelf.clock.advance(NANO);
     assert!(shelf.broker.snapshots().is_empty());
     assert_eq!(shelf.drops.count(), 300, "gone when advance returns");
-    assert!(matches!(shelf.sub.seek(to("week")), Err(SeekError::NotFound { .. })));
+    assert!(matches!(shelf.sub.seek(to("week")), Err(SeekError::NotFound)));
     shelf.sub.snapshot("week").expect("the name is free again");
 }
 
@@ -189,7 +189,7 @@ fn p17_a_deleted_snapshot_frees_what_only_it_needed() {
     shelf.broker.delete_snapshot("one").unwrap();
     let gone = shelf.drops.count();
     assert!((645..=900).contains(&gone), "{gone}");
-    assert!(matches!(shelf.broker.delete_snapshot("one"), Err(DeleteError::NotFound { .. })));
+    assert!(matches!(shelf.broker.delete_snapshot("one"), Err(DeleteError::NotFound)));
     shelf.broker.delete_snapshot("two").unwrap();
     assert_eq!(shelf.drops.count(), 1_000);
 }
@@ -202,8 +202,8 @@ fn a_snapshots_name_is_unique_within_its_broker() {
     let of_a = a.subscription("s").create().unwrap();
     let of_b = b.subscription("s").create().unwrap();
     of_a.snapshot("x").unwrap();
-    assert!(matches!(of_a.snapshot("x"), Err(CreateError::AlreadyExists { .. })));
-    assert!(matches!(of_b.snapshot("x"), Err(CreateError::AlreadyExists { .. })));
+    assert!(matches!(of_a.snapshot("x"), Err(CreateError::AlreadyExists)));
+    assert!(matches!(of_b.snapshot("x"), Err(CreateError::AlreadyExists)));
     of_b.snapshot("y").unwrap();
     let mut names = broker.snapshots();
     names.sort();
@@ -223,7 +223,7 @@ fn a_snapshot_of_another_topic_is_not_found() {
     b.publish_all([2u64, 3]).unwrap();
     of_a.snapshot("x").unwrap();
     assert_eq!(drain(&of_b), [2, 3]);
-    assert!(matches!(of_b.seek(to("x")), Err(SeekError::NotFound { .. })));
+    assert!(matches!(of_b.seek(to("x")), Err(SeekError::NotFound)));
     assert_empty(&of_b);
 }
 

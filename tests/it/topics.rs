@@ -32,7 +32,7 @@ fn the_hello_world_of_the_contract_runs() -> eventflow::Result<()> {
 fn create_refuses_a_topic_that_exists_and_open_attaches_to_it() {
     let (broker, _) = manual();
     let first = broker.topic::<u64>("numbers").create().unwrap();
-    assert!(matches!(broker.topic::<u64>("numbers").create(), Err(CreateError::AlreadyExists { .. })));
+    assert!(matches!(broker.topic::<u64>("numbers").create(), Err(CreateError::AlreadyExists)));
     let sub = first.subscription("all").create().unwrap();
     let second = broker.topic::<u64>("numbers").open().unwrap();
     second.publish(7).unwrap();
@@ -43,7 +43,7 @@ fn create_refuses_a_topic_that_exists_and_open_attaches_to_it() {
 #[test]
 fn create_refuses_a_subscription_that_exists_and_open_attaches_to_it() {
     let Desk { topic, sub, .. } = desk::<u64>();
-    assert!(matches!(topic.subscription("sub").create(), Err(CreateError::AlreadyExists { .. })));
+    assert!(matches!(topic.subscription("sub").create(), Err(CreateError::AlreadyExists)));
     topic.publish(7).unwrap();
     let again = topic.subscription("sub").open().unwrap();
     let held = take(&again);
@@ -84,7 +84,7 @@ fn bad_names_are_refused_and_change_nothing() {
         assert!(matches!(topic.subscription(bad).create(), Err(CreateError::InvalidName { .. })), "{bad:?}");
         assert!(matches!(topic.subscription(bad).open(), Err(CreateError::InvalidName { .. })), "{bad:?}");
         assert!(matches!(sub.snapshot(bad), Err(CreateError::InvalidName { .. })), "{bad:?}");
-        assert!(matches!(broker.delete_topic(bad), Err(DeleteError::NotFound { .. })), "{bad:?}");
+        assert!(matches!(broker.delete_topic(bad), Err(DeleteError::NotFound)), "{bad:?}");
     }
     assert_eq!((broker.topics().len(), topic.subscriptions().len()), (1, 1));
     let longest = "a".repeat(255);
@@ -213,7 +213,7 @@ fn a_deleted_topic_is_gone_for_its_handles_and_its_name_is_free() {
     let held = take(&sub);
     broker.delete_topic("topic").unwrap();
     assert!(broker.topics().is_empty());
-    assert!(matches!(broker.delete_topic("topic"), Err(DeleteError::NotFound { .. })));
+    assert!(matches!(broker.delete_topic("topic"), Err(DeleteError::NotFound)));
     assert!(matches!(topic.publish(3), Err(PublishError::TopicDeleted(m)) if *m.event() == 3));
     assert!(matches!(topic.try_publish(4), Err(PublishError::TopicDeleted(m)) if *m.event() == 4));
     assert!(matches!(sub.try_recv(), Err(TryRecvError::Deleted)));

@@ -87,6 +87,8 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
                     continue;
                 }
                 if !may_go(&state, segment, self.broker.now()) {
+                    // Nobody watches it any more: a sweep is to find it when its time has come.
+                    state.sweep_from = state.sweep_from.min(segment.first());
                     return;
                 }
                 let removed = self.log.remove(&mut state.writer, segment);
@@ -133,7 +135,8 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
 
     /// Looks at all segments that nobody is known to need, oldest first.
     pub(super) fn sweep(&self) {
-        let mut at = Sequence::FIRST;
+        let mut at = self.state.lock().sweep_from;
+        let mut all_watched = true;
         while let Some(segment) = self.log.segment_from(at) {
             at = segment.end().max(segment.first().next());
             if !may_go(&self.state.lock(), &segment, self.broker.now()) {
@@ -148,7 +151,14 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
                 Watch::Nobody => false,
             };
             if !needed {
+                all_watched = false;
                 self.reclaim(&segment);
+            } else if all_watched {
+                let mut state = self.state.lock();
+                // Looked at under the lock: the book may have settled it meanwhile, and nobody watches it now.
+                if segment.watch() != Watch::Nobody {
+                    state.sweep_from = state.sweep_from.max(at);
+                }
             }
         }
     }

@@ -130,6 +130,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             let mut state = self.state.lock();
             state.epoch += 1;
             state.pending -= 1;
+            state.sweep_from = Sequence::FIRST;
             if let Some(occupancy) = &mut state.occupancy {
                 for &(from, to, change) in changes {
                     occupancy.add(from, to, change);
@@ -169,6 +170,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         }
         self.note_expire_after();
         drop(removed);
+        self.state.lock().sweep_from = Sequence::FIRST;
         self.sweep();
     }
 
@@ -287,8 +289,7 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
             let books = self.topic.books.read();
             books.iter().any(|book| book.id() == snapshot.id)
         });
-        mine.map(|snapshot| snapshot.settled.clone())
-            .ok_or_else(|| SeekError::NotFound { name: name.to_owned() })
+        mine.map(|snapshot| snapshot.settled.clone()).ok_or(SeekError::NotFound)
     }
 
     /// Keeps what this subscription has not settled now, and all that is published later, under a name.
@@ -323,7 +324,7 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
     pub(crate) fn delete(self: &Arc<Self>) -> Result<(), DeleteError> {
         match self.ended() {
             Some(RecvError::Closed) => return Err(DeleteError::Closed),
-            Some(RecvError::Deleted) => return Err(DeleteError::NotFound { name: self.name.to_string() }),
+            Some(RecvError::Deleted) => return Err(DeleteError::NotFound),
             None => {}
         }
         self.topic.remove_book(self.id);
@@ -335,7 +336,7 @@ impl BrokerCore {
     fn reserve_snapshot(&self, name: &Name, topic: Arc<dyn AnyTopic>) -> Result<(), CreateError> {
         let mut snapshots = self.snapshots.lock();
         if snapshots.contains_key(name) {
-            return Err(CreateError::AlreadyExists { name: name.to_string() });
+            return Err(CreateError::AlreadyExists);
         }
         snapshots.insert(name.clone(), SnapshotEntry { topic, snapshot: None });
         Ok(())
@@ -365,7 +366,7 @@ impl BrokerCore {
             }
         };
         let Some(SnapshotEntry { topic, snapshot: Some(snapshot) }) = entry else {
-            return Err(DeleteError::NotFound { name: name.to_owned() });
+            return Err(DeleteError::NotFound);
         };
         topic.forget_book(snapshot.id);
         Ok(())

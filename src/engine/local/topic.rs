@@ -83,6 +83,8 @@ pub(super) struct TopicState<E> {
     pub(super) occupancy: Option<Occupancy>,
     /// Counts what makes a settled message needed again: new books, seeks. What was found before may be wrong after.
     pub(super) epoch: u64,
+    /// Every segment before it was found to be needed by the book that watches it, which will say when it is not.
+    pub(super) sweep_from: Sequence,
     /// Seeks and snapshots under way: nothing is removed meanwhile.
     pub(super) pending: u32,
     pub(super) resident_messages: u64,
@@ -150,6 +152,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             occupancy: config.capacity.is_limited().then(|| Occupancy::new(config.capacity, writer.next())),
             writer,
             epoch: 0,
+            sweep_from: Sequence::FIRST,
             pending: 0,
             resident_messages: 0,
             resident_bytes: 0,
@@ -300,6 +303,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             }
         }
         self.count_all();
+        self.state.lock().sweep_from = Sequence::FIRST;
         self.space.wake_all_of(PUBLISHERS);
         self.sweep();
         self.arm();
