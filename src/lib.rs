@@ -143,6 +143,7 @@ mod name;
 mod options;
 mod sequence;
 mod stats;
+mod subscribe;
 mod subscription;
 mod sync;
 mod time;
@@ -163,7 +164,8 @@ pub use options::{
     RetryPolicy, Seek, Start,
 };
 pub use stats::{BrokerStats, ShutdownReport, SubscriptionStats, TopicStats};
-pub use subscription::{DeadLetter, Subscription, SubscriptionBuilder, SubscriptionUpdate};
+pub use subscribe::{DeadLetter, SubscriptionBuilder, SubscriptionUpdate};
+pub use subscription::Subscription;
 pub use topic::{Receipt, Topic, TopicBuilder, TopicUpdate};
 
 /// The README's programs run as tests, too.

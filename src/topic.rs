@@ -21,7 +21,7 @@ use crate::message::{Message, MessageId};
 use crate::name::Name;
 use crate::options::{Capacity, DedupWindow, MessageStatus, Retention};
 use crate::stats::TopicStats;
-use crate::subscription::SubscriptionBuilder;
+use crate::subscribe::SubscriptionBuilder;
 
 /// A named log of events of type `E`; the handle that publishes. A cheap clone.
 ///

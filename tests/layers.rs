@@ -61,6 +61,7 @@ const FLOORS: &[(&str, Floor)] = &[
     ("channel", Floor::Front),
     ("handles", Floor::Front),
     ("stats", Floor::Words),
+    ("subscribe", Floor::Front),
     ("subscription", Floor::Front),
     ("topic", Floor::Front),
     ("guide", Floor::Leaf),
