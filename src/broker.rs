@@ -10,6 +10,7 @@ use crate::error::{DeleteError, Error, OpenError, Result};
 use crate::options::{Capabilities, Capability};
 use crate::stats::{BrokerStats, ShutdownReport};
 use crate::topic::TopicBuilder;
+use crate::transaction::Transaction;
 
 /// A publish/subscribe broker in this process.
 ///
@@ -98,6 +99,25 @@ impl Broker {
     /// The names of all topics, in order.
     pub fn topics(&self) -> Vec<String> {
         self.core().topic_names()
+    }
+
+    /// A transaction: acks and publishes that take effect together or not at all.
+    ///
+    /// ```
+    /// # let broker = eventflow::Broker::in_memory();
+    /// # let orders = broker.topic::<String>("orders").open()?;
+    /// # let invoices = broker.topic::<String>("invoices").open()?;
+    /// # let billing = orders.subscription("billing").open()?;
+    /// # orders.publish("order 7")?;
+    /// let order = billing.recv()?;
+    /// let mut tx = broker.transaction();
+    /// tx.publish(&invoices, format!("invoice for {}", *order));
+    /// tx.ack(order);
+    /// tx.commit()?;
+    /// # Ok::<(), eventflow::Error>(())
+    /// ```
+    pub fn transaction(&self) -> Transaction {
+        Transaction::new(self.core().clone())
     }
 
     /// The names of all snapshots, in order.

@@ -40,6 +40,9 @@ pub enum Error {
     /// Settling failed.
     #[error(transparent)]
     Settle(#[from] SettleError),
+    /// A transaction was not committed.
+    #[error("commit failed: {0}")]
+    Commit(CommitReason),
     /// A seek failed.
     #[error(transparent)]
     Seek(#[from] SeekError),
@@ -332,6 +335,69 @@ impl<E> fmt::Debug for PublishAllError<E> {
             .field("kind", &self.kind)
             .field("messages", &self.messages.len())
             .finish()
+    }
+}
+
+/// Why a transaction was not committed. Nothing of it took effect.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CommitReason {
+    /// Leases had ended, by the clock, or an earlier message of an ordering key is unsettled and not acked with them. Trying again cannot help: these messages
+    /// come back, or somebody else has them.
+    #[error("the lease on {count} message(s) of the transaction had ended")]
+    LeaseExpired {
+        /// How many.
+        count: u64,
+    },
+    /// A topic holds as much as its capacity allows, also net of what is acked. Try again later; no attempt is spent by it.
+    #[error("topic is full")]
+    Full,
+    /// Another message was published under one of the idempotency ids within the window.
+    #[error("another message was published under this idempotency id")]
+    IdempotencyConflict,
+    /// A topic was deleted that it publishes to or acks on.
+    #[error("topic was deleted")]
+    TopicDeleted,
+    /// A subscription was deleted that it acks on.
+    #[error("the subscription was deleted")]
+    SubscriptionDeleted,
+    /// A message is over a limit, or what it publishes to a topic is larger than its whole capacity.
+    #[error("message is over a limit, or larger than the topic's whole capacity")]
+    TooLarge,
+    /// A closure of a topic (`weigh`, `fingerprint`, or the codec) panicked on an event.
+    #[error("a closure of the topic panicked on the event")]
+    Panicked,
+    /// A codec could not encode an event.
+    #[error("{error}")]
+    Encode {
+        /// What the codec said.
+        error: CodecError,
+    },
+    /// A delivery or a topic belongs to another broker: a transaction is one broker's.
+    #[error("a delivery or topic of another broker is in the transaction")]
+    OtherBroker,
+    /// The engine cannot do this.
+    #[error("this engine cannot keep {capability:?}")]
+    Unsupported {
+        /// What it cannot keep.
+        capability: Capability,
+    },
+    /// The broker is shut down.
+    #[error("the broker is shut down")]
+    Closed,
+}
+
+impl From<PublishErrorKind> for CommitReason {
+    fn from(kind: PublishErrorKind) -> Self {
+        match kind {
+            PublishErrorKind::Full | PublishErrorKind::Timeout => CommitReason::Full,
+            PublishErrorKind::IdempotencyConflict => CommitReason::IdempotencyConflict,
+            PublishErrorKind::TopicDeleted => CommitReason::TopicDeleted,
+            PublishErrorKind::Closed => CommitReason::Closed,
+            PublishErrorKind::TooLarge => CommitReason::TooLarge,
+            PublishErrorKind::Panicked => CommitReason::Panicked,
+            PublishErrorKind::Encode => CommitReason::Encode { error: CodecError::new(kind.to_string()) },
+        }
     }
 }
 

@@ -6,12 +6,14 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
+use uuid::Uuid;
+
 use crate::channel::Mark;
 use crate::delivery::hand_out::Ticket;
 use crate::engine::local::receive::Held;
 use crate::engine::local::subscription::SubscriptionCore;
 use crate::error::SettleError;
-use crate::message::{MessageId, MessageRef};
+use crate::message::{Message, MessageId, MessageRef};
 use crate::options::DeliveryMode;
 
 /// One message leased to one subscriber until its ack deadline. Dereferences to the event.
@@ -54,6 +56,22 @@ impl<E: Send + Sync + 'static> Delivery<E> {
             Some(held) => held,
             None => unreachable!("settling consumes the delivery"),
         }
+    }
+
+    pub(crate) fn topic_name(&self) -> &str {
+        self.core.topic.name.as_str()
+    }
+
+    pub(crate) fn subscription_name(&self) -> &str {
+        self.core.name.as_str()
+    }
+
+    /// What is held, for a transaction: the delivery then neither acks nor nacks.
+    pub(crate) fn into_held(mut self) -> (Arc<SubscriptionCore<E>>, Held<E>) {
+        // Read it is, out of a channel's buffer.
+        let _touched = self.held();
+        let held = self.take();
+        (self.core.clone(), held)
     }
 
     /// The message as it was published.
@@ -137,6 +155,47 @@ impl<E: Send + Sync + 'static> Delivery<E> {
     }
 }
 
+/// The namespace of derived ids (RFC 9562, section 5.5), drawn once. Never to change: ids of one program are to be those of the next.
+const DERIVED: Uuid = Uuid::from_u128(0x6b0f_3c52_91c7_4e0a_8d6e_2f54_a7c3_10be);
+
+impl<E> Message<E> {
+    /// Gives the message an idempotency id that follows from what it is made from: the `n`-th output of this delivery's message on this subscription has always the same id.
+    ///
+    /// So a consumer that dies after it published its output and before it acked its input publishes the output once all the same: its second attempt is a repeat
+    /// within the output topic's [`DedupWindow`](crate::DedupWindow). A [`Transaction`](crate::Transaction) needs no such id; a consumer outside of one does.
+    ///
+    /// The id is a UUID of version 5 of the input's topic, subscription and idempotency id, and `n`. An input without an idempotency id counts by its
+    /// [`MessageId`], which is its own only while the broker lives that gave it. It replaces an id that the message has.
+    ///
+    /// ```
+    /// use eventflow::Message;
+    /// # let broker = eventflow::Broker::in_memory();
+    /// # let orders = broker.topic::<u64>("orders").open()?;
+    /// # let invoices = broker.topic::<String>("invoices").open()?;
+    /// # let billing = orders.subscription("billing").open()?;
+    /// orders.publish(1_999)?;
+    /// let first = billing.recv()?;
+    /// invoices.publish(Message::new(format!("{} cents", *first)).derived_from(&first, 0))?;
+    /// drop(first); // dies before it acks: the order comes back
+    ///
+    /// let again = billing.recv()?;
+    /// let receipt = invoices.publish(Message::new(format!("{} cents", *again)).derived_from(&again, 0))?;
+    /// assert!(receipt.deduplicated);
+    /// again.ack()?;
+    /// # Ok::<(), eventflow::Error>(())
+    /// ```
+    pub fn derived_from<I: Send + Sync + 'static>(self, input: &Delivery<I>, n: u64) -> Self {
+        let message = input.message();
+        // Names hold no NUL and a number none either, so that no two origins read the same.
+        let origin = match message.idempotency_id() {
+            Some(id) => format!("i{id}"),
+            None => format!("m{}", message.id()),
+        };
+        let name = format!("{}\0{}\0{origin}\0{n}", input.topic_name(), input.subscription_name());
+        self.idempotency_id(Uuid::new_v5(&DERIVED, name.as_bytes()))
+    }
+}
+
 impl<E: Send + Sync + 'static> Deref for Delivery<E> {
     type Target = E;
     fn deref(&self) -> &E {
@@ -207,6 +266,12 @@ impl<E: Send + Sync + 'static> Batch<E> {
     /// Empties it, so that the drop that follows does nothing.
     fn take_tickets(&mut self) -> Vec<Ticket> {
         self.held.drain(..).map(|held| held.ticket).collect()
+    }
+
+    /// What is held, for a transaction: the batch then neither acks nor nacks.
+    pub(crate) fn into_held(mut self) -> (Arc<SubscriptionCore<E>>, VecDeque<Held<E>>) {
+        let held = std::mem::take(&mut self.held);
+        (self.core.clone(), held)
     }
 
     /// Settles all that is left, at the cost of one.

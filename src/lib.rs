@@ -148,13 +148,14 @@ mod subscription;
 mod sync;
 mod time;
 mod topic;
+mod transaction;
 
 pub use broker::{Broker, BrokerBuilder};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use codec::Codec;
 pub use error::{
-    CodecError, CreateError, DeleteError, Error, OpenError, PublishAllError, PublishError, PublishErrorKind,
-    RecvError, RecvTimeoutError, Result, SeekError, SettleError, TryRecvError, UpdateError,
+    CodecError, CommitReason, CreateError, DeleteError, Error, OpenError, PublishAllError, PublishError,
+    PublishErrorKind, RecvError, RecvTimeoutError, Result, SeekError, SettleError, TryRecvError, UpdateError,
 };
 pub use handles::{Batch, BatchIter, Delivery};
 pub use message::{IdempotencyId, Message, MessageId, MessageRef, ParseMessageIdError};
@@ -167,6 +168,7 @@ pub use stats::{BrokerStats, ShutdownReport, SubscriptionStats, TopicStats};
 pub use subscribe::{DeadLetter, SubscriptionBuilder, SubscriptionUpdate};
 pub use subscription::Subscription;
 pub use topic::{Receipt, Topic, TopicBuilder, TopicUpdate};
+pub use transaction::{CommitError, Transaction};
 
 /// The README's programs run as tests, too.
 #[cfg(doctest)]

@@ -64,6 +64,7 @@ const FLOORS: &[(&str, Floor)] = &[
     ("subscribe", Floor::Front),
     ("subscription", Floor::Front),
     ("topic", Floor::Front),
+    ("transaction", Floor::Front),
     ("guide", Floor::Leaf),
     ("lib", Floor::Leaf),
 ];

@@ -152,7 +152,7 @@ impl Ledger {
         } else {
             let deadline = ask.now + self.rules.ack_deadline;
             let standing = Standing::Leased { lease: pick.lease, deadline };
-            self.put(sequence, Entry { standing, attempts, not_before: Tick::ZERO, ..entry });
+            self.put(sequence, Entry { standing, attempts, not_before: Tick::ZERO, spared: false, ..entry });
             if let Some(key) = entry.key {
                 self.lanes.lease(key, sequence);
                 self.add_follower(key, ask.now, pick);
@@ -254,6 +254,9 @@ impl Ledger {
         } else if let Some(&(deadline, sequence)) = self.deadlines.first()
             && deadline <= at
         {
+            if self.entries.get(&sequence).is_some_and(|entry| entry.spared) {
+                return self.give_back(sequence);
+            }
             self.counts.leases_expired += 1;
             self.end_lease(sequence, deadline, None, Reason::Expired);
         }

@@ -107,7 +107,15 @@ impl Ledger {
             until => Standing::Delayed { until },
         };
         let attempts = u32::from(panicked);
-        let entry = Entry { standing, attempts, releases: 0, key, expires: traits.expires, not_before };
+        let entry = Entry {
+            standing,
+            attempts,
+            releases: 0,
+            key,
+            expires: traits.expires,
+            not_before,
+            spared: false,
+        };
         if panicked && first {
             // A delay that still runs counts on, a retry delay of the policy comes on top of it.
             let moment = now.max(not_before);

@@ -84,6 +84,8 @@ pub(super) struct Entry {
     pub(super) expires: Tick,
     /// Not handed out earlier, also when its key frees it.
     pub(super) not_before: Tick,
+    /// The lease waits for space that a transaction needs: if it runs out, the attempt is not spent.
+    pub(super) spared: bool,
 }
 
 /// Consecutive messages without key or life, leased together on their first attempt. Bit `n` of `open`: `first + n` is still leased.

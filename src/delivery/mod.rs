@@ -1,5 +1,6 @@
 //! Delivery decides. Pure: no clock, lock, thread, I/O or payload in here. Time and sequences go in, decisions come out.
 
+mod committing;
 pub(crate) mod dedup;
 pub(crate) mod filter;
 pub(crate) mod hand_out;

@@ -37,6 +37,11 @@ impl Lanes {
         self.lanes.get(&key).is_some_and(|lane| lane.members.front() == Some(&sequence))
     }
 
+    /// How many unsettled messages of the key are before this one.
+    pub(crate) fn place(&self, key: Key, sequence: Sequence) -> Option<usize> {
+        self.lanes.get(&key)?.members.binary_search(&sequence).ok()
+    }
+
     /// The next of the key that could join the run that is being leased.
     pub(crate) fn follower(&self, key: Key) -> Option<Sequence> {
         let lane = self.lanes.get(&key)?;

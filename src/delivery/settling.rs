@@ -113,50 +113,6 @@ impl Ledger {
         matches!(standing, Some(Standing::Leased { lease: held, .. }) if held == lease)
     }
 
-    /// A transaction is about to ack this: no deadline ends the lease until it has committed or failed. False: it is not held.
-    /// The ordering rule holds as for an ack: the message must be the first unsettled one of its key.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for transactions, which build on it"))]
-    pub(crate) fn prepare_commit(&mut self, ticket: Ticket) -> bool {
-        if !self.holds(ticket) {
-            return false;
-        }
-        self.dissolve_run_of_lease(ticket);
-        let Some(entry) = self.entries.get(&ticket.sequence) else { return false };
-        let (Standing::Leased { lease, deadline }, key) = (entry.standing, entry.key) else { return false };
-        if key.is_some_and(|key| !self.lanes.is_head(key, ticket.sequence)) {
-            return false;
-        }
-        self.restand(ticket.sequence, Standing::Committing { lease, deadline });
-        true
-    }
-
-    /// The transaction failed: the lease is what it was, and may have run out meanwhile.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for transactions, which build on it"))]
-    pub(crate) fn abort_commit(&mut self, ticket: Ticket) {
-        if let Some(deadline) = self.committing(ticket) {
-            let lease = ticket.lease.unwrap_or(LeaseId(0));
-            self.restand(ticket.sequence, Standing::Leased { lease, deadline });
-        }
-    }
-
-    /// The transaction has committed: the message is settled.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for transactions, which build on it"))]
-    pub(crate) fn finish_commit(&mut self, ticket: Ticket) {
-        if self.committing(ticket).is_some()
-            && let Some(entry) = self.lift(ticket.sequence)
-        {
-            self.counts.acked += 1;
-            self.settle(ticket.sequence, entry.key, Outcome::Acked);
-        }
-    }
-
-    fn committing(&self, ticket: Ticket) -> Option<Tick> {
-        match self.entries.get(&ticket.sequence)?.standing {
-            Standing::Committing { lease, deadline } if Some(lease) == ticket.lease => Some(deadline),
-            _ => None,
-        }
-    }
-
     /// The dead letter is in its topic.
     pub(crate) fn handle_buried(&mut self, sequence: Sequence, generation: u32) {
         if self.is_burying(sequence, generation)
@@ -204,7 +160,7 @@ impl Ledger {
     }
 
     /// The message leaves its run, if it is in one, and has an entry of its own under the same lease.
-    fn dissolve_run_of_lease(&mut self, ticket: Ticket) {
+    pub(super) fn dissolve_run_of_lease(&mut self, ticket: Ticket) {
         let Some(lease) = ticket.lease else { return };
         let Some(run) = self.runs.get(&lease).copied() else { return };
         if self.take_from_run(ticket.sequence, lease) {
@@ -275,7 +231,7 @@ impl Ledger {
     }
 
     /// Released, with those after it in its run: the hand-out does not count.
-    fn give_back(&mut self, sequence: Sequence) {
+    pub(super) fn give_back(&mut self, sequence: Sequence) {
         let Some(key) = self.entries.get(&sequence).map(|entry| entry.key) else { return };
         self.release_followers(key, sequence);
         self.release_one(sequence);
@@ -340,6 +296,7 @@ impl Entry {
             key: None,
             expires: Tick::NEVER,
             not_before: Tick::ZERO,
+            spared: false,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The log remembers: a topic's messages in memory, each stored once, in segments that are listed in a directory.
 
+mod gate;
 mod segment;
 
 use std::collections::BTreeMap;
@@ -10,6 +11,8 @@ use crate::sync::RwLock;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::time::Tick;
 
+pub(crate) use gate::Gate;
+use gate::Tail;
 pub(crate) use segment::{Segment, Slot, Spot, Watch};
 
 use std::sync::Arc;
@@ -29,7 +32,7 @@ pub(crate) const SEGMENT_BYTES_MAX: u64 = 1 << 20;
 #[derive(Debug)]
 pub(crate) struct ResidentLog<E> {
     incarnation: u64,
-    tail: AtomicU64,
+    tail: Tail,
     /// At or before the oldest message that is kept; rises.
     floor: AtomicU64,
     directory: RwLock<BTreeMap<Sequence, Arc<Segment<E>>>>,
@@ -80,7 +83,7 @@ impl<E> ResidentLog<E> {
     pub(crate) fn new(incarnation: u64) -> Self {
         ResidentLog {
             incarnation,
-            tail: AtomicU64::new(Sequence::FIRST.get()),
+            tail: Tail::new(Sequence::FIRST),
             floor: AtomicU64::new(Sequence::FIRST.get()),
             directory: RwLock::new(BTreeMap::new()),
         }
@@ -92,8 +95,7 @@ impl<E> ResidentLog<E> {
 
     /// The sequence after the newest message that readers may see.
     pub(crate) fn tail(&self) -> Sequence {
-        // Pairs with the Release in `publish_tail`: whoever sees the tail sees the slots before it.
-        Sequence::new(self.tail.load(Ordering::Acquire))
+        self.tail.get()
     }
 
     /// At or before the oldest message that is kept. One load.
@@ -103,7 +105,17 @@ impl<E> ResidentLog<E> {
 
     /// Shows readers all that was appended.
     pub(crate) fn publish_tail(&self, writer: &Writer<E>) {
-        self.tail.store(writer.next.get(), Ordering::Release);
+        self.tail.set(writer.next);
+    }
+
+    /// Shows readers all that was appended once the gate opens; then [`ungate`](Self::ungate) it, before anybody else appends.
+    pub(crate) fn publish_tail_behind(&self, gate: &Arc<Gate>, writer: &Writer<E>) {
+        self.tail.set_behind(gate, writer.next);
+    }
+
+    /// The gate is open: the tail is a plain number again.
+    pub(crate) fn ungate(&self) {
+        self.tail.ungate();
     }
 
     /// Writes one message behind the others; nobody sees it before [`publish_tail`](Self::publish_tail). True: it opened a new segment.

@@ -35,5 +35,6 @@ mod snapshot;
 mod stats;
 mod status;
 mod topics;
+mod transactions;
 mod update;
 mod wakeups;

@@ -1,6 +1,7 @@
 //! The engine in this process: topics and subscriptions in memory.
 
 pub(crate) mod broker;
+pub(crate) mod commit;
 pub(crate) mod dead_letter;
 pub(crate) mod examine;
 pub(crate) mod occupancy;
@@ -11,3 +12,4 @@ pub(crate) mod replay;
 pub(crate) mod settle;
 pub(crate) mod subscription;
 pub(crate) mod topic;
+pub(crate) mod transaction;

@@ -21,6 +21,13 @@ pub(super) struct Occupancy {
     counted_from: Sequence,
 }
 
+/// Room that messages take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Room {
+    pub(super) messages: u64,
+    pub(super) bytes: u64,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Cell {
     /// How many subscriptions have not settled it.
@@ -45,9 +52,28 @@ impl Occupancy {
         self.limits = limits;
     }
 
-    /// Whether this much more fits now.
-    pub(super) fn has_room_for(&self, messages: u64, bytes: u64) -> bool {
-        self.fits(self.messages.saturating_add(messages), self.bytes.saturating_add(bytes))
+    /// Whether this much more fits now, net of what goes at the same time.
+    pub(super) fn has_room_for(&self, messages: u64, bytes: u64, freed: Room) -> bool {
+        let kept = self.messages.saturating_sub(freed.messages);
+        let kept_bytes = self.bytes.saturating_sub(freed.bytes);
+        self.fits(kept.saturating_add(messages), kept_bytes.saturating_add(bytes))
+    }
+
+    /// The room that there will be once these have been settled, each time by another subscription. In order; twice means by two.
+    pub(super) fn room_of(&self, settled: &[Sequence]) -> Room {
+        let mut room = Room::default();
+        for by_message in settled.chunk_by(|a, b| a == b) {
+            let at = by_message[0].get().checked_sub(self.first.get());
+            let cell = at.and_then(|at| self.cells.get(usize::try_from(at).ok()?));
+            if let Some(cell) = cell
+                && cell.unsettled > 0
+                && cell.unsettled <= by_message.len() as i64
+            {
+                room.messages += 1;
+                room.bytes = room.bytes.saturating_add(cell.weight);
+            }
+        }
+        room
     }
 
     /// Whether this much would fit into the empty topic.
@@ -133,16 +159,33 @@ mod tests {
         occupancy.push(seq(1), 2, 8);
         occupancy.push(seq(2), 2, 8);
         assert!(
-            !occupancy.has_room_for(1, 8)
+            !occupancy.has_room_for(1, 8, Room::default())
                 && occupancy.could_ever_fit(2, 8)
                 && !occupancy.could_ever_fit(3, 8)
         );
         assert!(!occupancy.add(seq(2), seq(3), -1));
         assert!(occupancy.add(seq(2), seq(3), -1), "out of order");
-        assert!(occupancy.has_room_for(1, 8));
+        assert!(occupancy.has_room_for(1, 8, Room::default()));
         assert_eq!(occupancy.oldest(), Some(seq(1)));
         occupancy.add(seq(1), seq(3), 1);
-        assert!(!occupancy.has_room_for(1, 8), "a seek back takes the room again");
+        assert!(!occupancy.has_room_for(1, 8, Room::default()), "a seek back takes the room again");
+    }
+
+    #[test]
+    fn what_is_settled_together_with_a_publish_makes_room_for_it() {
+        let mut occupancy = Occupancy::new(Capacity::messages(2), seq(1));
+        occupancy.push(seq(1), 2, 8);
+        occupancy.push(seq(2), 1, 5);
+        let room = |settled: &[u64]| {
+            let settled: Vec<_> = settled.iter().map(|&n| seq(n)).collect();
+            let room = occupancy.room_of(&settled);
+            (room.messages, room.bytes)
+        };
+        assert_eq!(room(&[1]), (0, 0), "the other subscription still has it");
+        assert_eq!(room(&[1, 1, 2]), (2, 13));
+        assert_eq!(room(&[0, 3]), (0, 0));
+        assert!(occupancy.has_room_for(1, 1, occupancy.room_of(&[seq(2)])));
+        assert!(!occupancy.has_room_for(2, 1, occupancy.room_of(&[seq(2)])));
     }
 
     #[test]
@@ -152,9 +195,9 @@ mod tests {
         occupancy.add(seq(5), seq(6), -1);
         occupancy.add(seq(5), seq(6), -1);
         occupancy.add(seq(5), seq(6), 1);
-        assert!(occupancy.has_room_for(1, 10));
+        assert!(occupancy.has_room_for(1, 10, Room::default()));
         occupancy.add(seq(5), seq(6), 1);
-        assert!(!occupancy.has_room_for(1, 1));
+        assert!(!occupancy.has_room_for(1, 1, Room::default()));
         occupancy.forget_before(seq(9));
         assert_eq!(occupancy.oldest(), Some(seq(5)), "what is not settled is not forgotten");
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::contain::contained;
 use crate::delivery::dedup::Admission;
-use crate::engine::local::occupancy::Occupancy;
+use crate::engine::local::occupancy::{Occupancy, Room};
 use crate::engine::local::subscription::SubscriptionCore;
 use crate::engine::local::topic::{PUBLISHERS, TopicCore, TopicState};
 use crate::engine::timer::Alarm;
@@ -72,7 +72,7 @@ pub(crate) enum Append {
 
 /// What follows an append, outside the lock.
 #[derive(Default)]
-struct Aftermath {
+pub(super) struct Aftermath {
     published: usize,
     opened_segment: bool,
     /// When the first of the messages dies that carry a life.
@@ -144,14 +144,18 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
                 }
                 Patience::Until(deadline) => {
                     if line.is_manual() {
-                        // Each time: an alarm that rang for something else was the only one.
-                        let alarm: Weak<dyn Alarm> = Arc::downgrade(&(self.clone() as Arc<dyn Alarm>));
-                        self.broker.timer.set(deadline, alarm);
+                        self.call_at(deadline);
                     }
                     Look::Nothing { until: line.instant_of(deadline) }
                 }
             },
         })
+    }
+
+    /// Whoever waits for space then looks again. To be said before each wait: an alarm that rang for something else was the only one.
+    pub(super) fn call_at(self: &Arc<Self>, deadline: Tick) {
+        let alarm: Weak<dyn Alarm> = Arc::downgrade(&(self.clone() as Arc<dyn Alarm>));
+        self.broker.timer.set(deadline, alarm);
     }
 
     /// Ok(false): the topic is full, and the publisher is to wait.
@@ -170,13 +174,17 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
                 Append::Refused(kind) => return Err(kind),
                 Append::MustDrop(sequence) => self.drop_oldest(sequence),
                 Append::MustWait => {
-                    // Who waits for space waits for leases to run out, too: the timer sees to that.
-                    if !self.space.nobody() {
-                        self.subscriptions().iter().for_each(SubscriptionCore::watch_time);
-                    }
+                    self.watch_leases();
                     return Ok(false);
                 }
             }
+        }
+    }
+
+    /// Who waits for space waits for leases to run out, too: the timer sees to that.
+    pub(super) fn watch_leases(&self) {
+        if !self.space.nobody() {
+            self.subscriptions().iter().for_each(SubscriptionCore::watch_time);
         }
     }
 
@@ -191,7 +199,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             if let Err(kind) = self.admit(&mut state, parcels, now) {
                 return Append::Refused(kind);
             }
-            if let Some(refusal) = refuse_for_space(&state, parcels) {
+            if let Some(refusal) = refuse_for_space(&state, parcels, Room::default()) {
                 return refusal;
             }
             self.write(&mut state, parcels, now, &mut after);
@@ -202,7 +210,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
     }
 
     /// Finds the repeats: those published before, and those of an earlier one in the batch. Records nothing.
-    fn admit(
+    pub(super) fn admit(
         &self,
         state: &mut TopicState<E>,
         parcels: &mut [Parcel<E>],
@@ -236,7 +244,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         Ok(())
     }
 
-    fn write(
+    pub(super) fn write(
         self: &Arc<Self>,
         state: &mut TopicState<E>,
         parcels: &mut [Parcel<E>],
@@ -335,7 +343,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         }
     }
 
-    fn follow_up_publish(self: &Arc<Self>, after: &Aftermath) {
+    pub(super) fn follow_up_publish(self: &Arc<Self>, after: &Aftermath) {
         if after.published > 0 && !self.receivers.nobody() {
             self.receivers.wake_each(after.published);
         }
@@ -379,7 +387,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
     }
 
     /// The oldest message that is not settled by all is settled by all.
-    fn drop_oldest(self: &Arc<Self>, sequence: Sequence) {
+    pub(super) fn drop_oldest(self: &Arc<Self>, sequence: Sequence) {
         let mut dropped = false;
         for subscription in self.subscriptions() {
             dropped |= subscription.drop_message(sequence);
@@ -441,12 +449,17 @@ impl<E> TopicState<E> {
     }
 }
 
-fn refuse_for_space<E>(state: &TopicState<E>, parcels: &[Parcel<E>]) -> Option<Append> {
+/// `freed`: what is settled together with the publish.
+pub(super) fn refuse_for_space<E>(
+    state: &TopicState<E>,
+    parcels: &[Parcel<E>],
+    freed: Room,
+) -> Option<Append> {
     let occupancy = state.occupancy.as_ref()?;
     let new = parcels.iter().filter(|parcel| parcel.receipt.is_none());
     let (messages, bytes) =
         new.fold((0_u64, 0_u64), |(count, bytes), parcel| (count + 1, bytes.saturating_add(parcel.weight)));
-    if messages == 0 || occupancy.has_room_for(messages, bytes) {
+    if messages == 0 || occupancy.has_room_for(messages, bytes, freed) {
         return None;
     }
     if !occupancy.could_ever_fit(messages, bytes) {

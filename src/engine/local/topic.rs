@@ -422,10 +422,8 @@ impl<E: Send + Sync + 'static> Alarm for TopicCore<E> {
         }
         self.end_snapshots(now);
         self.sweep();
-        if self.broker.line.is_manual() {
-            // Publishers whose timeout passed; with the system clock they wake by themselves.
-            self.space.wake_all_of(PUBLISHERS);
-        }
+        // Publishers whose timeout passed, and transactions whose first lease ended; with the system clock only the blocked wake by themselves.
+        self.space.wake_all_of(PUBLISHERS);
         self.arm();
     }
 }

@@ -1,0 +1,383 @@
+//! Transactions: the acks and publishes of several subscriptions and topics take effect together or not at all.
+//!
+//! What a transaction names is locked in one order (topics by incarnation, then subscriptions by number), so that no two can wait for each other; nobody else
+//! holds two of these locks. Under all of them everything is asked first (does every lease hold, by the clock; is there space, net of what is acked;
+//! does an id conflict), then everything is done: a conservative two-phase locking (Gray and Reuter, Transaction Processing, 1993, section 7.8). Readers take no
+//! lock to see the end of a topic: where there are several topics, one gate shows them all at one instant. No user code runs meanwhile.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use crate::contain::drop_contained;
+use crate::delivery::hand_out::Ticket;
+use crate::engine::local::broker::{BrokerCore, Phase};
+use crate::engine::local::occupancy::Room;
+use crate::engine::local::publish::{Aftermath, Append, Parcel, refuse_for_space};
+use crate::engine::local::receive::Held;
+use crate::engine::local::subscription::{After, Desk, SubscriptionCore};
+use crate::engine::local::topic::{TopicCore, TopicState};
+use crate::engine::waiters::WaitingRoom;
+use crate::error::{CommitReason, PublishErrorKind, RecvError};
+use crate::log::Gate;
+use crate::message::MessageId;
+use crate::sequence::Sequence;
+use crate::sync::MutexGuard;
+use crate::time::Tick;
+
+/// The leases of one subscription that a transaction acks.
+pub(crate) trait Input: Any + Send + Sync {
+    fn book(&self) -> u64;
+    fn len(&self) -> usize;
+    fn lock(&mut self) -> Box<dyn LockedInput + '_>;
+    /// After a commit, with nothing locked.
+    fn follow_up(&mut self);
+    /// When the first of the leases ends.
+    fn first_deadline(&self) -> Option<Tick>;
+    /// Lack of space keeps them: if they run out, no attempt is spent.
+    fn spare(&self);
+    /// The transaction is no more. `spared`: no attempt is spent.
+    fn give_back(&mut self, spared: bool);
+}
+
+pub(crate) trait LockedInput {
+    fn ended(&self) -> Option<CommitReason>;
+    /// How many cannot be acked.
+    fn expired(&self, now: Tick) -> u64;
+    /// Which of this topic's messages are acked.
+    fn acked_of(&self, incarnation: u64, sequences: &mut Vec<Sequence>);
+    fn settle(&mut self);
+}
+
+/// The messages that a transaction publishes to one topic.
+pub(crate) trait Output: Any + Send + Sync {
+    fn incarnation(&self) -> u64;
+    fn len(&self) -> usize;
+    fn lock(&mut self) -> Box<dyn LockedOutput + '_>;
+    /// After a commit, with nothing locked.
+    fn follow_up(&mut self);
+    fn receipt(&self, nth: usize) -> Option<(MessageId, bool)>;
+    fn space(&self) -> Arc<dyn Space>;
+}
+
+pub(crate) trait LockedOutput {
+    fn incarnation(&self) -> u64;
+    fn ended(&self) -> Option<CommitReason>;
+    fn admit(&mut self, now: Tick) -> Result<(), CommitReason>;
+    fn is_limited(&self) -> bool;
+    /// None: there is space, once these messages of the topic's own have been acked.
+    fn refuse(&self, acked: &[Sequence]) -> Option<Append>;
+    fn write(&mut self, now: Tick);
+    fn show(&self);
+    fn show_behind(&self, gate: &Arc<Gate>);
+    fn ungate(&self);
+}
+
+/// Where a topic's space is waited for.
+pub(crate) trait Space: Send + Sync {
+    fn room(&self) -> &WaitingRoom;
+    /// Nothing takes space that a filter or a deadline would have let go.
+    fn catch_up(&self);
+    fn drop_oldest(&self, sequence: Sequence);
+    fn watch_leases(&self);
+    fn call_at(&self, deadline: Tick);
+}
+
+/// See [`Input`].
+pub(crate) struct Leases<E> {
+    core: Arc<SubscriptionCore<E>>,
+    /// In order of sequence.
+    held: Vec<Held<E>>,
+    after: Option<After>,
+}
+
+struct LockedLeases<'a, E> {
+    core: &'a Arc<SubscriptionCore<E>>,
+    desk: MutexGuard<'a, Desk>,
+    held: &'a [Held<E>],
+    after: &'a mut Option<After>,
+}
+
+impl<E: Send + Sync + 'static> Leases<E> {
+    pub(crate) fn new(core: Arc<SubscriptionCore<E>>) -> Self {
+        Leases { core, held: Vec::with_capacity(1), after: None }
+    }
+
+    /// What its hand-out has settled is settled: there is nothing to hold.
+    pub(crate) fn add(&mut self, held: Held<E>) {
+        if held.ticket.lease.is_none() {
+            return drop_contained(held);
+        }
+        let at = self.held.partition_point(|other| other.ticket.sequence < held.ticket.sequence);
+        self.held.insert(at, held);
+    }
+
+    fn take_tickets(&mut self) -> Vec<Ticket> {
+        // The messages go first: what follows may let go of the log's last hold on them.
+        let held = std::mem::take(&mut self.held);
+        let tickets = held.iter().map(|held| held.ticket).collect();
+        held.into_iter().for_each(drop_contained);
+        tickets
+    }
+}
+
+impl<E: Send + Sync + 'static> Input for Leases<E> {
+    fn book(&self) -> u64 {
+        self.core.id
+    }
+
+    fn len(&self) -> usize {
+        self.held.len()
+    }
+
+    fn lock(&mut self) -> Box<dyn LockedInput + '_> {
+        let Leases { core, held, after } = self;
+        Box::new(LockedLeases { desk: core.desk.lock(), core, held, after })
+    }
+
+    fn follow_up(&mut self) {
+        std::mem::take(&mut self.held).into_iter().for_each(drop_contained);
+        if let Some(after) = self.after.take() {
+            self.core.follow_up(after);
+        }
+    }
+
+    fn first_deadline(&self) -> Option<Tick> {
+        let desk = self.core.desk.lock();
+        self.held.iter().filter_map(|held| desk.ledger.deadline_of(held.ticket)).min()
+    }
+
+    fn spare(&self) {
+        self.core.change(|ledger| self.held.iter().for_each(|held| ledger.spare(held.ticket)));
+    }
+
+    fn give_back(&mut self, spared: bool) {
+        let tickets = self.take_tickets();
+        if tickets.is_empty() {
+            return;
+        }
+        let _stale = if spared { self.core.release_all(&tickets) } else { self.core.nack_all(&tickets) };
+    }
+}
+
+impl<E: Send + Sync + 'static> LockedInput for LockedLeases<'_, E> {
+    fn ended(&self) -> Option<CommitReason> {
+        if self.desk.closed && self.core.topic.ended().is_none() {
+            return Some(CommitReason::SubscriptionDeleted);
+        }
+        self.core.topic.ended().map(reason_of)
+    }
+
+    fn expired(&self, now: Tick) -> u64 {
+        self.desk.ledger.cannot_commit(self.held.iter().map(|held| held.ticket), now)
+    }
+
+    fn acked_of(&self, incarnation: u64, sequences: &mut Vec<Sequence>) {
+        if self.core.topic.log.incarnation() == incarnation {
+            sequences.extend(self.held.iter().map(|held| held.ticket.sequence));
+        }
+    }
+
+    fn settle(&mut self) {
+        for held in self.held {
+            let done = self.desk.ledger.ack(held.ticket);
+            assert!(done, "what was asked under this lock holds under it");
+        }
+        let segment = match self.held {
+            [only] => Some(&**only.spot.segment()),
+            _ => None,
+        };
+        *self.after = Some(self.core.collect(&mut self.desk, segment));
+    }
+}
+
+/// See [`Output`].
+pub(crate) struct Posts<E> {
+    core: Arc<TopicCore<E>>,
+    parcels: Vec<Parcel<E>>,
+    after: Aftermath,
+}
+
+struct LockedPosts<'a, E> {
+    core: &'a Arc<TopicCore<E>>,
+    state: MutexGuard<'a, TopicState<E>>,
+    parcels: &'a mut [Parcel<E>],
+    after: &'a mut Aftermath,
+}
+
+impl<E: Send + Sync + 'static> Posts<E> {
+    pub(crate) fn new(core: Arc<TopicCore<E>>) -> Self {
+        Posts { core, parcels: Vec::with_capacity(1), after: Aftermath::default() }
+    }
+
+    pub(crate) fn add(&mut self, parcel: Parcel<E>) {
+        self.parcels.push(parcel);
+    }
+}
+
+impl<E: Send + Sync + 'static> Output for Posts<E> {
+    fn incarnation(&self) -> u64 {
+        self.core.log.incarnation()
+    }
+
+    fn len(&self) -> usize {
+        self.parcels.len()
+    }
+
+    fn lock(&mut self) -> Box<dyn LockedOutput + '_> {
+        let Posts { core, parcels, after } = self;
+        Box::new(LockedPosts { state: core.state.lock(), core, parcels, after })
+    }
+
+    fn follow_up(&mut self) {
+        // What nobody keeps, and repeats.
+        for message in self.parcels.iter_mut().filter_map(|parcel| parcel.message.take()) {
+            drop_contained(message);
+        }
+        self.core.follow_up_publish(&std::mem::take(&mut self.after));
+    }
+
+    fn receipt(&self, nth: usize) -> Option<(MessageId, bool)> {
+        self.parcels.get(nth)?.receipt
+    }
+
+    fn space(&self) -> Arc<dyn Space> {
+        Arc::new(self.core.clone())
+    }
+}
+
+impl<E: Send + Sync + 'static> LockedOutput for LockedPosts<'_, E> {
+    fn incarnation(&self) -> u64 {
+        self.core.log.incarnation()
+    }
+
+    fn ended(&self) -> Option<CommitReason> {
+        self.core.ended().map(reason_of)
+    }
+
+    fn admit(&mut self, now: Tick) -> Result<(), CommitReason> {
+        self.core.admit(&mut self.state, self.parcels, now).map_err(CommitReason::from)
+    }
+
+    fn is_limited(&self) -> bool {
+        self.state.occupancy.is_some()
+    }
+
+    fn refuse(&self, acked: &[Sequence]) -> Option<Append> {
+        let freed = self.state.occupancy.as_ref().map_or(Room::default(), |space| space.room_of(acked));
+        refuse_for_space(&self.state, self.parcels, freed)
+    }
+
+    fn write(&mut self, now: Tick) {
+        self.core.write(&mut self.state, self.parcels, now, self.after);
+    }
+
+    fn show(&self) {
+        self.core.log.publish_tail(&self.state.writer);
+    }
+
+    fn show_behind(&self, gate: &Arc<Gate>) {
+        self.core.log.publish_tail_behind(gate, &self.state.writer);
+    }
+
+    fn ungate(&self) {
+        self.core.log.ungate();
+    }
+}
+
+impl<E: Send + Sync + 'static> Space for Arc<TopicCore<E>> {
+    fn room(&self) -> &WaitingRoom {
+        &self.space
+    }
+
+    fn catch_up(&self) {
+        TopicCore::catch_up(self);
+    }
+
+    fn drop_oldest(&self, sequence: Sequence) {
+        TopicCore::drop_oldest(self, sequence);
+    }
+
+    fn watch_leases(&self) {
+        TopicCore::watch_leases(self);
+    }
+
+    fn call_at(&self, deadline: Tick) {
+        TopicCore::call_at(self, deadline);
+    }
+}
+
+/// What one attempt to commit came to.
+pub(super) enum Attempt {
+    Done,
+    Refused(CommitReason),
+    /// This topic is full. How it says what is to be done.
+    Lacks(usize, Append),
+}
+
+/// Asks, under every lock, whether all can be done; if so, does it. Nothing is changed otherwise.
+pub(super) fn attempt(
+    broker: &BrokerCore,
+    inputs: &mut [Box<dyn Input>],
+    outputs: &mut [Box<dyn Output>],
+) -> Attempt {
+    let mut outputs: Vec<_> = outputs.iter_mut().map(|output| output.lock()).collect();
+    let mut inputs: Vec<_> = inputs.iter_mut().map(|input| input.lock()).collect();
+    // Only now: time passes while one waits for locks.
+    let now = broker.now();
+    if let Err(reason) = ask(broker, &inputs, &mut outputs, now) {
+        return Attempt::Refused(reason);
+    }
+    for (n, output) in outputs.iter().enumerate().filter(|(_, output)| output.is_limited()) {
+        let mut acked = Vec::new();
+        inputs.iter().for_each(|input| input.acked_of(output.incarnation(), &mut acked));
+        acked.sort_unstable();
+        match output.refuse(&acked) {
+            None => {}
+            Some(Append::Refused(kind)) if kind != PublishErrorKind::Full => {
+                return Attempt::Refused(kind.into());
+            }
+            Some(lack) => return Attempt::Lacks(n, lack),
+        }
+    }
+    outputs.iter_mut().for_each(|output| output.write(now));
+    inputs.iter_mut().for_each(|input| input.settle());
+    match outputs.as_slice() {
+        [only] => only.show(),
+        several => {
+            let gate = Gate::new();
+            several.iter().for_each(|output| output.show_behind(&gate));
+            gate.open();
+            several.iter().for_each(|output| output.ungate());
+        }
+    }
+    Attempt::Done
+}
+
+/// Everything that can stand against it but lack of space.
+fn ask(
+    broker: &BrokerCore,
+    inputs: &[Box<dyn LockedInput + '_>],
+    outputs: &mut [Box<dyn LockedOutput + '_>],
+    now: Tick,
+) -> Result<(), CommitReason> {
+    // What is outstanding may be committed while the broker drains; what only publishes is a new publish.
+    if broker.phase() == Phase::Closed || (broker.phase() == Phase::Draining && inputs.is_empty()) {
+        return Err(CommitReason::Closed);
+    }
+    let ended = outputs.iter().find_map(|output| output.ended());
+    if let Some(reason) = ended.or_else(|| inputs.iter().find_map(|input| input.ended())) {
+        return Err(reason);
+    }
+    let count = inputs.iter().map(|input| input.expired(now)).sum();
+    if count > 0 {
+        return Err(CommitReason::LeaseExpired { count });
+    }
+    outputs.iter_mut().try_for_each(|output| output.admit(now))
+}
+
+fn reason_of(ended: RecvError) -> CommitReason {
+    match ended {
+        RecvError::Closed => CommitReason::Closed,
+        RecvError::Deleted => CommitReason::TopicDeleted,
+    }
+}
