@@ -4,18 +4,18 @@
 //! Each part runs in a process of its own, so that none finds the memory that another has freed. Resident memory is what the kernel says
 //! (Linux only); how many events are alive is counted by their own `Drop`. `cargo bench --bench scale -- memory` runs one part.
 
-mod harness;
+pub(crate) mod harness;
 
-use std::fmt::Display;
 use std::hint::black_box;
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use eventflow::{Broker, Start, Subscription, Topic};
-use harness::{Spread, Watchdog, is_asked_for, is_full, parameter, print_machine};
+use harness::{Spread, Watchdog, is_asked_for, is_full, parameter, print_figure, print_machine, resident};
 
-const PARTS: [(&str, fn()); 4] =
+/// By name; the race runs them too.
+pub(crate) const PARTS: [(&str, fn()); 4] =
     [("memory", memory), ("ninth", ninth_subscription), ("publish", publish_beside), ("topics", idle_topics)];
 
 fn main() {
@@ -30,23 +30,6 @@ fn main() {
         let status = Command::new(this).arg(name).arg(if is_full() { "--bench" } else { "--test" }).status();
         assert!(status.expect("this program starts again").success(), "part {name} failed");
     }
-}
-
-/// Prints one figure with the goal it is to stay within.
-fn print_figure(what: impl Display, value: f64, goal: f64, unit: &str) {
-    let verdict = match is_full() {
-        false => "",
-        true if value <= goal => ", met",
-        true => ", MISSED",
-    };
-    println!("  {what}: {value:.2} {unit} (goal: at most {goal}{verdict})");
-}
-
-/// Resident memory in bytes; 0 where the kernel does not say.
-fn resident() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0) * 1024
 }
 
 fn mega(bytes: u64) -> f64 {

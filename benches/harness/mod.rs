@@ -1,6 +1,7 @@
-//! What the benchmarks share: sizes, medians, and a watchdog.
+//! What the benchmarks share: sizes, figures, medians, and a watchdog. Each uses its part.
+#![allow(dead_code)]
 
-use std::fmt;
+use std::fmt::{self, Display};
 use std::process::exit;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread;
@@ -36,12 +37,64 @@ pub(crate) fn is_asked_for(part: &str) -> bool {
 
 /// What a reader needs in order to compare two runs.
 pub(crate) fn print_machine() {
+    let size = if is_full() { "full" } else { "small: the checks count, the figures do not" };
+    println!("machine: {}", machine());
+    println!("size: {size}");
+}
+
+/// Cores and model.
+pub(crate) fn machine() -> String {
     let cores = thread::available_parallelism().map_or(0, usize::from);
     let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-    let size = if is_full() { "full" } else { "small: the checks count, the figures do not" };
-    println!("machine: {cores} cores, {}", model.map_or("unknown model", |(_, name)| name));
-    println!("size: {size}");
+    format!("{cores} cores, {}", model.map_or("unknown model", |(_, name)| name))
+}
+
+/// How many threads of the whole machine wanted to run in the last minute, on average; nothing where the kernel does not say. Figures that
+/// were found beside other work are worth little.
+pub(crate) fn load() -> Option<f64> {
+    std::fs::read_to_string("/proc/loadavg").ok()?.split(' ').next()?.parse().ok()
+}
+
+/// Resident memory in bytes; 0 where the kernel does not say.
+pub(crate) fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0) * 1024
+}
+
+/// Prints one figure with the goal it is to stay within.
+pub(crate) fn print_figure(what: impl Display, value: f64, goal: f64, unit: &str) {
+    let verdict = match is_full() {
+        false => "",
+        true if value <= goal => ", met",
+        true => ", MISSED",
+    };
+    println!("  {what}: {value:.2} {unit} (goal: at most {goal}{verdict})");
+}
+
+/// A figure as `print_figure` has printed it.
+pub(crate) struct Figure {
+    pub(crate) what: String,
+    pub(crate) value: f64,
+    pub(crate) unit: String,
+    pub(crate) goal: f64,
+}
+
+impl Figure {
+    /// `None` for a line that is none.
+    pub(crate) fn read(line: &str) -> Option<Figure> {
+        let (what, rest) = line.trim().split_once(" (goal: at most ")?;
+        let (what, value) = what.rsplit_once(": ")?;
+        let (value, unit) = value.split_once(' ')?;
+        let goal = rest.trim_end_matches(')').split(',').next()?;
+        Some(Figure {
+            what: what.into(),
+            value: value.parse().ok()?,
+            unit: unit.into(),
+            goal: goal.parse().ok()?,
+        })
+    }
 }
 
 /// Middle, least and greatest of some runs.

@@ -1,6 +1,7 @@
 //! The ledger under test: a stand-in for the engine, the books that must balance, and a tiny language for scripts.
 
 mod balance;
+mod commits;
 mod language;
 mod model;
 mod moves;

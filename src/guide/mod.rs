@@ -5,6 +5,7 @@
 //!
 //! - [`delivery_modes`]: at most once, at least once, exactly once; which to choose, and what deduplication adds.
 //! - [`delivery_states`]: where a message can stand with a subscription, and what moves it.
+//! - [`exactly_once`]: what can fail on the way from a publisher to an effect, and what to use against it.
 //! - [`architecture`]: the floors of the house, and the road a message takes through it.
 //! - [`testing`]: how each promise is tested.
 
@@ -13,6 +14,9 @@ pub mod delivery_modes {}
 
 #[doc = include_str!("delivery_states.md")]
 pub mod delivery_states {}
+
+#[doc = include_str!("exactly_once.md")]
+pub mod exactly_once {}
 
 #[doc = include_str!("architecture.md")]
 pub mod architecture {}

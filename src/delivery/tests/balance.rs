@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::delivery::ledger::{Ledger, Standing};
+use crate::delivery::hand_out::Ticket;
+use crate::delivery::ledger::{LeaseId, Ledger, Standing};
 use crate::delivery::ordering::Key;
 use crate::sequence::Sequence;
 use crate::time::Tick;
@@ -19,6 +20,7 @@ impl Ledger {
         self.check_places();
         self.check_indexes();
         self.check_runs();
+        self.check_deadlines();
         self.check_lanes();
     }
 
@@ -74,6 +76,29 @@ impl Ledger {
         assert!(deadlines.iter().all(|pair| self.run_deadlines.contains(pair)), "{self:?}");
     }
 
+    /// Who shows the hand-out that holds a message is told when it ends, and nobody else is.
+    fn check_deadlines(&self) {
+        let ticket = |sequence, lease| Ticket {
+            sequence,
+            attempt: 1,
+            lease: Some(lease),
+            generation: self.generation,
+        };
+        for (&sequence, entry) in &self.entries {
+            let (held_by, ends) = match entry.standing {
+                Standing::Leased { lease, deadline } => (lease, Some(deadline)),
+                Standing::Committing { lease, .. } => (lease, None),
+                _ => (LeaseId(0), None),
+            };
+            assert_eq!(self.deadline_of(ticket(sequence, held_by)), ends, "{sequence:?}: {self:?}");
+            assert_eq!(self.deadline_of(ticket(sequence, LeaseId(self.leases + 1))), None, "{sequence:?}");
+        }
+        for (&lease, run) in &self.runs {
+            let ends = |sequence| self.deadline_of(ticket(sequence, lease)) == Some(run.deadline);
+            assert!(run.open_sequences().all(ends), "{lease:?}: {self:?}");
+        }
+    }
+
     /// Per key: the leased ones come first, and only the first of those that wait may be anything but queued.
     fn check_lanes(&self) {
         let mut lanes: BTreeMap<Key, Vec<(Sequence, Standing)>> = BTreeMap::new();
@@ -84,6 +109,9 @@ impl Ledger {
         }
         for (key, mut lane) in lanes {
             lane.sort_by_key(|member| member.0);
+            let in_place =
+                |(n, member): (usize, &(Sequence, Standing))| self.lanes.place(key, member.0) == Some(n);
+            assert!(lane.iter().enumerate().all(in_place), "{key:?} is out of order: {self:?}");
             if matches!(lane[0].1, Standing::Burying | Standing::Parked) {
                 // Rejected, it may have left leased ones behind it; they wait for it if they are given back.
                 assert!(self.lanes.is_head(key, lane[0].0), "{key:?} has another head: {self:?}");

@@ -4,7 +4,8 @@
 //! publish 3          three messages            publish a b.    keys; `.` has none      publish .@5 .!7 .x .?   due at 5; life ends at 7;
 //! lease | lease 4    hand out up to n: `2#1` is message 2, attempt 1; `-` is nothing                  filtered out; the filter panics
 //! ack 1 | ack 1/2    by the newest hand-out of message 1, or by its second one; prints `late` if the answer is no
-//! nack 1 | nack 1+5 | release 1 | reject 1 | extend 1+5 | prepare 1 | abort 1 | finish 1       likewise
+//! nack 1 | nack 1+5 | release 1 | reject 1 | extend 1+5 | prepare 1 | abort 1 | finish 1 | spare 1       likewise
+//! commit 1 2 3       acks all of them together, or prints how many it cannot: `cannot:2`
 //! at 10              it is 10 now; nobody has noticed    tick     now it is noticed     (the ack deadline is 10)
 //! look     a look begins        looked   all looks that have begun are done
 //! is 1               prints where message 1 stands        stats    prints the counters that are not 0
@@ -79,7 +80,8 @@ impl Stage {
 
     /// What is said of hand-outs.
     fn settling(&mut self, verb: &str, words: &[&str]) -> bool {
-        const VERBS: [&str; 8] = ["ack", "nack", "release", "reject", "extend", "prepare", "abort", "finish"];
+        const VERBS: [&str; 9] =
+            ["ack", "nack", "release", "reject", "extend", "prepare", "abort", "finish", "spare"];
         if !VERBS.contains(&verb) {
             return false;
         }
@@ -94,6 +96,10 @@ impl Stage {
                 "reject" => rig.reject(ticket, "no"),
                 "extend" => rig.extend(ticket, span.expect("extend 1+5")),
                 "prepare" => rig.prepare(ticket),
+                "spare" => {
+                    rig.ledger.spare(ticket);
+                    true
+                }
                 "abort" => {
                     rig.ledger.abort_commit(ticket);
                     true
@@ -140,6 +146,7 @@ impl Stage {
                 let end = crate::time::Tick::from_nanos(number(words[0]));
                 rig.ledger.set_expiries(|_| end);
             }
+            "commit" => self.commit(words),
             "is" => self.say(words),
             "next" => self
                 .printed
@@ -152,6 +159,14 @@ impl Stage {
                 self.printed.push(stats);
             }
             other => panic!("no such command: {other}"),
+        }
+    }
+
+    fn commit(&mut self, words: &[&str]) {
+        let tickets: Vec<_> = words.iter().map(|word| self.ticket(word)).collect();
+        let refused = self.rig.commit(&tickets);
+        if refused > 0 {
+            self.printed.push(format!("cannot:{refused}"));
         }
     }
 

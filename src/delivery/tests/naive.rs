@@ -3,6 +3,8 @@
 //! It shares no code with the ledger but the names of modes and statuses. What it says of order is what is promised: new messages by
 //! sequence; redeliveries by the call that made them available, then by sequence; turns between the two.
 
+mod committing;
+
 use std::collections::BTreeSet;
 
 use crate::delivery::tests::{ACK_DEADLINE, DeadLetter, Fate, Letter};
@@ -54,6 +56,14 @@ struct Message {
     attempts: u32,
     releases: u32,
     not_before: u64,
+    /// The running lease waits for space.
+    spared: bool,
+}
+
+impl Message {
+    fn new(letter: Letter, place: Place) -> Self {
+        Message { letter, place, attempts: 0, releases: 0, not_before: 0, spared: false }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,8 +121,7 @@ impl Naive {
     }
 
     pub(super) fn publish(&mut self, letter: Letter) {
-        let message = Message { letter, place: Place::Unseen, attempts: 0, releases: 0, not_before: 0 };
-        self.messages.push(message);
+        self.messages.push(Message::new(letter, Place::Unseen));
     }
 
     fn numbers(&self) -> std::ops::Range<usize> {
@@ -275,6 +284,7 @@ impl Naive {
                     self.tally.messages_expired += 1;
                     self.finish(n, MessageStatus::Expired);
                 }
+                _ if self.messages[n].spared => self.give_back(n),
                 _ => {
                     self.tally.leases_expired += 1;
                     self.give_back_those_after(n);
@@ -422,6 +432,7 @@ impl Naive {
     fn hand_out(&mut self, n: usize) {
         self.messages[n].attempts += 1;
         self.messages[n].not_before = 0;
+        self.messages[n].spared = false;
         let attempt = self.messages[n].attempts;
         self.tally.delivered += 1;
         self.tally.redelivered += u64::from(attempt > 1);
@@ -510,29 +521,6 @@ impl Naive {
         true
     }
 
-    pub(super) fn prepare(&mut self, which: usize) -> bool {
-        self.catch_up();
-        let Some(n) = self.held_by(which).filter(|&n| !self.is_behind(n)) else { return false };
-        if let Place::Held { committing, .. } = &mut self.messages[n].place {
-            *committing = true;
-        }
-        true
-    }
-
-    pub(super) fn end_commit(&mut self, which: usize, succeeds: bool) {
-        let n = self.hand_outs[which].message;
-        match &mut self.messages[n].place {
-            Place::Held { hand_out, committing, .. } if *hand_out == which && *committing => {
-                *committing = false
-            }
-            _ => return,
-        }
-        if succeeds {
-            self.tally.acked += 1;
-            self.finish(n, MessageStatus::Acked);
-        }
-    }
-
     pub(super) fn drop_message(&mut self, n: usize) -> bool {
         if matches!(self.messages[n].place, Place::Done(_)) {
             return false;
@@ -580,7 +568,7 @@ impl Naive {
         self.last_was_again = false;
         for (n, message) in self.messages.iter_mut().enumerate() {
             let place = if n < start { Place::Done(MessageStatus::Skipped) } else { Place::Unseen };
-            *message = Message { letter: message.letter, place, attempts: 0, releases: 0, not_before: 0 };
+            *message = Message::new(message.letter, place);
         }
     }
 

@@ -199,6 +199,59 @@ impl World {
         }
     }
 
+    /// P8, P12, by the clock: what outsiders know says which of the newest hand-outs can be acked together. Asking changes nothing.
+    fn ask_of_commits(&self) {
+        let newest = |message| self.leases.iter().rposition(|lease| lease.message == message);
+        let newest: Vec<_> = (0..MESSAGES).filter_map(newest).collect();
+        for members in 1..1_u32 << newest.len() {
+            let those = (0..newest.len()).filter(|n| members & (1 << n) != 0).map(|n| newest[n]);
+            let has_first = those.clone().any(|which| self.leases[which].message == 0);
+            let can = |which: usize| {
+                let message = self.leases[which].message;
+                let possible = !self.acked[message] && self.leases[which].generation == self.generation;
+                possible && self.runs(&self.leases[which]) && (self.in_turn(message) || has_first)
+            };
+            let refused = those.clone().filter(|&which| !can(which)).count() as u64;
+            let tickets = those.map(|which| self.rig.tickets[which]);
+            let found = self.rig.ledger.cannot_commit(tickets, self.rig.tick());
+            assert_eq!(found, refused, "P8: how many of the hand-outs {members:b} cannot be committed");
+        }
+    }
+
+    /// Commits these hand-outs, which can be.
+    fn commit(&mut self, those: std::ops::Range<usize>) {
+        let tickets = &self.rig.tickets[those.clone()].to_vec();
+        assert_eq!(self.rig.commit(tickets), 0, "P8: running leases, whole runs");
+        for which in those {
+            self.acked[self.leases[which].message] = true;
+            self.leases[which].ended = true;
+        }
+    }
+
+    /// All that runs is spared, and runs out: nobody's attempt is spent, and the next hand-out's may be.
+    fn spare(&mut self) {
+        let spared: Vec<_> = (0..self.leases.len()).filter(|&which| self.runs(&self.leases[which])).collect();
+        spared.iter().for_each(|&which| self.rig.ledger.spare(self.rig.tickets[which]));
+        let expired = self.rig.ledger.counts().leases_expired;
+        let unnoticed = self.rig.ledger.outstanding() - spared.len() as u64;
+        for spent in 0..2 {
+            self.act(Op::Pass);
+            let handed = self.lease(MESSAGES as u64);
+            let of_now = &self.rig.tickets[self.rig.tickets.len() - handed..];
+            for &which in &spared {
+                let before = self.rig.tickets[which];
+                let again = of_now.iter().find(|ticket| ticket.sequence == before.sequence);
+                // Behind the first of its run it is released, whatever that one's end was.
+                let spent = if self.in_turn(self.leases[which].message) { spent } else { 0 };
+                assert_eq!(again.map(|ticket| ticket.attempt), Some(before.attempt + spent), "{before:?}");
+            }
+            if spent == 0 {
+                let expired = self.rig.ledger.counts().leases_expired - expired;
+                assert!(expired <= unnoticed, "what was spared does not count as expired: {expired}");
+            }
+        }
+    }
+
     /// P9: whatever happened, all that was published and is not settled comes, is taken, and then there is silence.
     fn drain(&mut self) {
         for _ in 0..10 {
@@ -206,6 +259,11 @@ impl World {
             let first = self.leases.len();
             if self.lease(MESSAGES as u64) == 0 {
                 break;
+            }
+            // Now one by one, now together.
+            if self.transitions.is_multiple_of(2) {
+                self.commit(first..self.leases.len());
+                continue;
             }
             for which in first..self.leases.len() {
                 assert!(self.ack(which), "P8: a running lease, in turn");
@@ -227,8 +285,15 @@ impl World {
 fn explore(rules: &Rules, ops: &mut Vec<Op>, depth: usize) -> (u64, u64) {
     let mut world = World::new(rules.clone());
     ops.iter().for_each(|op| world.act(*op));
+    world.ask_of_commits();
     world.rig.ledger.check_standings();
     let next = if ops.len() < depth { world.ops() } else { Vec::new() };
+    if !next.is_empty() {
+        // Once more, with another end. Not of the longest lives, which are the most by far.
+        let mut spared = World::new(rules.clone());
+        ops.iter().for_each(|op| spared.act(*op));
+        spared.spare();
+    }
     world.drain();
     let (mut lives, mut transitions) = (1, world.transitions);
     for op in next {
