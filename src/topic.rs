@@ -103,8 +103,11 @@ impl<E: Send + Sync + 'static> Topic<E> {
         let mut parcels = [self.parcel(message)?];
         match self.core.publish(&mut parcels, patience) {
             Ok(()) => {
-                let receipt = receipt_of(&parcels[0]);
-                drop_contained(parcels);
+                let [parcel] = parcels;
+                let receipt = receipt_of(&parcel);
+                if let Some(message) = parcel.message {
+                    drop_contained(message);
+                }
                 Ok(receipt)
             }
             Err(kind) => {
@@ -154,7 +157,8 @@ impl<E: Send + Sync + 'static> Topic<E> {
         match self.core.publish(&mut parcels, Patience::Forever) {
             Ok(()) => {
                 let receipts = parcels.iter().map(receipt_of).collect();
-                parcels.into_iter().for_each(drop_contained);
+                // Repeats, and what nobody keeps.
+                parcels.into_iter().filter_map(|parcel| parcel.message).for_each(drop_contained);
                 Ok(receipts)
             }
             Err(kind) => {

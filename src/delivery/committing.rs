@@ -35,7 +35,7 @@ impl Ledger {
     /// When this hand-out's lease ends, if it holds the message.
     pub(crate) fn deadline_of(&self, ticket: Ticket) -> Option<Tick> {
         let lease = ticket.lease?;
-        if let Some(run) = self.runs.get(&lease)
+        if let Some(run) = self.runs.get(lease)
             && run.holds(ticket.sequence)
         {
             return Some(run.deadline);
@@ -81,8 +81,7 @@ impl Ledger {
     /// The transaction failed: the lease is what it was, and may have run out meanwhile.
     #[cfg_attr(not(test), expect(dead_code, reason = "for engines whose commit takes time"))]
     pub(crate) fn abort_commit(&mut self, ticket: Ticket) {
-        if let Some(deadline) = self.committing(ticket) {
-            let lease = ticket.lease.unwrap_or(LeaseId(0));
+        if let Some((lease, deadline)) = self.committing(ticket) {
             self.restand(ticket.sequence, Standing::Leased { lease, deadline });
         }
     }
@@ -98,9 +97,11 @@ impl Ledger {
         }
     }
 
-    fn committing(&self, ticket: Ticket) -> Option<Tick> {
+    fn committing(&self, ticket: Ticket) -> Option<(LeaseId, Tick)> {
         match self.entries.get(&ticket.sequence)?.standing {
-            Standing::Committing { lease, deadline } if Some(lease) == ticket.lease => Some(deadline),
+            Standing::Committing { lease, deadline } if Some(lease) == ticket.lease => {
+                Some((lease, deadline))
+            }
             _ => None,
         }
     }

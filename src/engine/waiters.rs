@@ -207,10 +207,18 @@ impl WaitingRoom {
     /// Whether nobody waits at all, tokens included. One fence and one load, no lock: what a publish costs when all are busy.
     ///
     /// To be asked after the new state is stored and every lock is dropped. All the `wake`s ask by themselves.
+    #[inline]
     pub(crate) fn nobody(&self) -> bool {
         // Pairs with the fence in `enter`: either we read the waiter's count, or it sees our state when it looks again.
         fence(Ordering::SeqCst);
         self.waiting.load(Ordering::Relaxed) == 0
+    }
+
+    /// [`nobody`](Self::nobody), the other way round and without the fence: for who asks under a lock that a waiter takes between entering and sleeping, when it looks again. Of the two, the second to take the lock
+    /// sees what the first did.
+    #[inline]
+    pub(crate) fn may_have_waiters(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) != 0
     }
 
     /// Wakes the first `count` of `key`, and renews its tokens; with a count of 0 only these.

@@ -68,10 +68,7 @@ impl Ledger {
     }
 
     fn check_runs(&self) {
-        assert!(self.runs.values().all(|run| run.open != 0), "an empty run: {self:?}");
-        let deadlines: Vec<_> = self.runs.iter().map(|(&lease, run)| (run.deadline, lease)).collect();
-        assert_eq!(deadlines.len(), self.run_deadlines.len(), "{self:?}");
-        assert!(deadlines.iter().all(|pair| self.run_deadlines.contains(pair)), "{self:?}");
+        self.runs.check();
     }
 
     /// Per key: the leased ones come first, and only the first of those that wait may be anything but queued.

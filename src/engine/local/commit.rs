@@ -92,7 +92,7 @@ pub(crate) struct Leases<E> {
 
 struct LockedLeases<'a, E> {
     core: &'a Arc<SubscriptionCore<E>>,
-    desk: MutexGuard<'a, Desk>,
+    desk: MutexGuard<'a, Desk<E>>,
     held: &'a [Held<E>],
     after: &'a mut Option<After>,
 }

@@ -1,6 +1,6 @@
 //! The road in: limits, dedup, capacity, the log, and whoever waits.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -82,7 +82,20 @@ pub(super) struct Aftermath {
 
 impl<E: Send + Sync + 'static> TopicCore<E> {
     /// Checks a message against the limits, and calls the user's `weigh` and `fingerprint`. No lock is held.
+    #[inline]
     pub(crate) fn parcel(&self, message: Message<E>) -> Result<Parcel<E>, Refusal<E>> {
+        if message.extras.is_none() && self.weigh.is_none() {
+            return Ok(Parcel {
+                message: Some(message),
+                weight: size_of::<E>() as u64,
+                content: 0,
+                receipt: None,
+            });
+        }
+        self.parcel_with_care(message)
+    }
+
+    fn parcel_with_care(&self, message: Message<E>) -> Result<Parcel<E>, Refusal<E>> {
         let Some(weight) = self.weight_of(&message.event) else {
             return Err(Refusal { kind: PublishErrorKind::Panicked, message, encode_error: None });
         };
@@ -132,6 +145,13 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         parcels: &mut [Parcel<E>],
         patience: Patience,
     ) -> Result<(), PublishErrorKind> {
+        // Mostly there is space.
+        if self.attempt(parcels)? {
+            return Ok(());
+        }
+        if matches!(patience, Patience::None) {
+            return Err(PublishErrorKind::Full);
+        }
         let line = &self.broker.line;
         self.space.wait(PUBLISHERS, || match self.attempt(parcels) {
             Err(kind) => Look::GaveUp(Err(kind)),
@@ -216,7 +236,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         parcels: &mut [Parcel<E>],
         now: Tick,
     ) -> Result<(), PublishErrorKind> {
-        if state.config.dedup.is_off() {
+        if state.config.dedup.is_off() || !parcels.iter().any(|parcel| id_of(parcel).is_some()) {
             return Ok(());
         }
         let incarnation = self.log.incarnation();
@@ -255,11 +275,27 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         state.last_published = published;
         let (subscriptions, is_kept) = self.readers(state);
         let incarnation = self.log.incarnation();
-        let dedups = !state.config.dedup.is_off();
+        let dedups = !state.config.dedup.is_off() && parcels.iter().any(|parcel| id_of(parcel).is_some());
         // The window may be too small for the batch: what is repeated in it is found here.
-        let mut in_batch: HashMap<IdempotencyId, Sequence> = HashMap::new();
+        let mut in_batch: BTreeMap<IdempotencyId, Sequence> = BTreeMap::new();
         let several = parcels.len() > 1;
         for parcel in parcels.iter_mut() {
+            if is_kept
+                && let Some(Message { extras: None, .. }) = &parcel.message
+                && let Some(message) = parcel.message.take()
+            {
+                // Nothing but its event: most messages.
+                parcel.receipt = Some((MessageId::new(incarnation, state.writer.next()), false));
+                self.keep(
+                    state,
+                    Slot::own(message.event, published, None),
+                    parcel.weight,
+                    subscriptions,
+                    after,
+                );
+                after.published += 1;
+                continue;
+            }
             if let Some((id, _)) = parcel.receipt {
                 self.deduplicated.fetch_add(1, Ordering::Relaxed);
                 if id.sequence() == 0
@@ -294,10 +330,11 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
 
     /// How many subscriptions there are, and whether anybody or anything keeps what is appended now. Under the topic's lock.
     fn readers(&self, state: &TopicState<E>) -> (u64, bool) {
-        let is_kept = state.config.retention.keep != Keep::UntilAcked || !self.books.read().is_empty();
+        let is_kept = state.config.retention.keep != Keep::UntilAcked || state.books > 0;
         (state.subscriptions, is_kept)
     }
 
+    #[inline]
     fn keep(
         &self,
         state: &mut TopicState<E>,
@@ -412,6 +449,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             at = segment.end();
         }
         state.occupancy = Some(occupancy);
+        self.limited.store(true, Ordering::SeqCst);
     }
 }
 
