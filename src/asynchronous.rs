@@ -8,7 +8,7 @@ use futures_core::Stream;
 
 use crate::contain::drop_contained;
 use crate::engine::local::publish::Parcel;
-use crate::engine::local::receive::NoMessage;
+use crate::engine::local::receive::{NoMessage, only_held};
 use crate::engine::local::subscription::SubscriptionCore;
 use crate::engine::local::topic::{PUBLISHERS, TopicCore};
 use crate::engine::waiters::{Look, Waiter};
@@ -16,7 +16,7 @@ use crate::error::{PublishError, PublishErrorKind, RecvError};
 use crate::few::Few;
 use crate::handles::Delivery;
 use crate::message::Message;
-use crate::subscription::{Subscription, ended, only_held};
+use crate::subscription::{Subscription, ended};
 use crate::topic::{Receipt, Topic, failed, receipt_of};
 
 impl<E: Send + Sync + 'static> Subscription<E> {

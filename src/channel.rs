@@ -8,9 +8,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use crate::engine::local::subscription::SubscriptionCore;
 use crate::engine::waiters::Waiter;
-use crate::few::Few;
 use crate::handles::Delivery;
-use crate::subscription::only_held;
 use crate::sync::thread;
 
 const CAPACITY_MAX: usize = 65_536;
@@ -53,10 +51,9 @@ pub(crate) fn pump<E: Send + Sync + 'static>(
 
 fn run<E: Send + Sync + 'static>(core: &Arc<SubscriptionCore<E>>, line: &Arc<PumpLine<E>>, capacity: usize) {
     let mut number = 0;
-    let mut lots = Few::new();
     // Room first: no lease is to age in the pump's hand.
-    while line.wait_for_room(core, capacity) && core.wait(1, None, &mut lots).is_ok() {
-        let held = only_held(lots.take());
+    while line.wait_for_room(core, capacity) {
+        let Ok(held) = core.wait_one(None) else { return };
         number += 1;
         let mark = Mark { number, line: Arc::downgrade(line), touched: AtomicBool::new(false) };
         if let Err(unsent) = line.sender.send(Delivery::new(core.clone(), held).marked(mark)) {

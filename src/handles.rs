@@ -68,11 +68,11 @@ impl<E: Send + Sync + 'static> Delivery<E> {
     }
 
     /// What is held, for a transaction: the delivery then neither acks nor nacks.
-    pub(crate) fn into_held(mut self) -> (Arc<SubscriptionCore<E>>, Held<E>) {
+    pub(crate) fn take_held(&mut self) -> (&Arc<SubscriptionCore<E>>, Held<E>) {
         // Read it is, out of a channel's buffer.
         let _touched = self.held();
         let held = self.take();
-        (self.core.clone(), held)
+        (&self.core, held)
     }
 
     /// The message as it was published.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crossbeam_channel::Receiver;
 
 use crate::channel;
-use crate::engine::local::receive::{Held, Lot, NoMessage};
+use crate::engine::local::receive::NoMessage;
 use crate::engine::local::subscription::SubscriptionCore;
 use crate::error::{
     CreateError, DeleteError, Error, RecvError, RecvTimeoutError, Result, SeekError, TryRecvError,
@@ -53,9 +53,8 @@ impl<E: Send + Sync + 'static> Subscription<E> {
     /// # Ok::<(), eventflow::Error>(())
     /// ```
     pub fn recv(&self) -> Result<Delivery<E>, RecvError> {
-        let mut lots = Few::new();
-        self.core.wait(1, None, &mut lots).map_err(ended)?;
-        Ok(self.first_of(lots))
+        let held = self.core.wait_one(None).map_err(ended)?;
+        Ok(Delivery::new(self.core.clone(), held))
     }
 
     /// Leases a message if there is one now. Never waits.
@@ -63,8 +62,8 @@ impl<E: Send + Sync + 'static> Subscription<E> {
     /// # Errors
     /// [`TryRecvError::Empty`]: there is nothing to receive now, also because all of it is outstanding, delayed or paused.
     pub fn try_recv(&self) -> Result<Delivery<E>, TryRecvError> {
-        let mut lots = Few::new();
-        if self.core.take(1, &mut lots)? { Ok(self.first_of(lots)) } else { Err(TryRecvError::Empty) }
+        let held = self.core.take_one()?.ok_or(TryRecvError::Empty)?;
+        Ok(Delivery::new(self.core.clone(), held))
     }
 
     /// Waits up to `timeout`, on the broker's clock, for a message and leases it to this subscriber.
@@ -84,10 +83,9 @@ impl<E: Send + Sync + 'static> Subscription<E> {
     /// # Ok::<(), eventflow::Error>(())
     /// ```
     pub fn recv_timeout(&self, timeout: Duration) -> Result<Delivery<E>, RecvTimeoutError> {
-        let mut lots = Few::new();
         let deadline = self.core.topic.broker.now() + timeout;
-        match self.core.wait(1, Some(deadline), &mut lots) {
-            Ok(()) => Ok(self.first_of(lots)),
+        match self.core.wait_one(Some(deadline)) {
+            Ok(held) => Ok(Delivery::new(self.core.clone(), held)),
             Err(NoMessage::Timeout) => Err(RecvTimeoutError::Timeout),
             Err(NoMessage::Ended(error)) => Err(error.into()),
         }
@@ -287,18 +285,6 @@ impl<E: Send + Sync + 'static> Subscription<E> {
             filtered: counts.filtered,
             oldest_unsettled_age: survey.oldest_age,
         }
-    }
-
-    fn first_of(&self, lots: Few<Lot<E>>) -> Delivery<E> {
-        Delivery::new(self.core.clone(), only_held(lots))
-    }
-}
-
-/// What a receiver that asked for one message got.
-pub(crate) fn only_held<E>(lots: Few<Lot<E>>) -> Held<E> {
-    match lots.into_parts().0 {
-        Some(lot) => lot.split_first().0,
-        None => unreachable!("a receiver that was given something has it"),
     }
 }
 

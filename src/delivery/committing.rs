@@ -15,11 +15,13 @@ impl Ledger {
     /// How many of these a transaction could not ack together: their lease has ended, by the clock, or an earlier message of their key is unsettled and not
     /// among them. Changes nothing; if it is none, an [`ack`](Self::ack) of each in order of sequence succeeds.
     pub(crate) fn cannot_commit(&self, tickets: impl Iterator<Item = Ticket> + Clone, now: Tick) -> u64 {
+        let holds = |ticket: Ticket| self.deadline_of(ticket).is_some_and(|deadline| now < deadline);
+        if !self.rules.ordered {
+            return tickets.filter(|&ticket| !holds(ticket)).count() as u64;
+        }
         let mut members: BTreeMap<Key, usize> = BTreeMap::new();
-        if self.rules.ordered {
-            for key in tickets.clone().filter_map(|ticket| self.key_of(ticket)) {
-                *members.entry(key).or_default() += 1;
-            }
+        for key in tickets.clone().filter_map(|ticket| self.key_of(ticket)) {
+            *members.entry(key).or_default() += 1;
         }
         let in_turn = |ticket: Ticket| match self.key_of(ticket) {
             None => true,
@@ -28,7 +30,6 @@ impl Ledger {
                 self.lanes.place(key, ticket.sequence).is_some_and(|place| members.get(&key) > Some(&place))
             }
         };
-        let holds = |ticket: Ticket| self.deadline_of(ticket).is_some_and(|deadline| now < deadline);
         tickets.filter(|&ticket| !(holds(ticket) && in_turn(ticket))).count() as u64
     }
 

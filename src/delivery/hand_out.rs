@@ -108,6 +108,40 @@ impl Ledger {
         if pick.granted == 0 { Decision::Empty } else { Decision::Granted }
     }
 
+    /// The message that a receiver of one would get, if it is new, nobody needs to look at it, and nothing else is to happen first: then
+    /// [`grant_plain`](Self::grant_plain) does what [`poll_lease`](Self::poll_lease) would do, at less cost. For other modes than `AtMostOnce`, and where all up to the tail is plain.
+    #[inline]
+    pub(crate) fn next_plain(&self, now: Tick, tail: Sequence) -> Option<Sequence> {
+        let nothing_else = self.fresh.is_empty() && self.again.is_empty() && self.examining == 0;
+        let may = !self.paused && self.outstanding < self.rules.outstanding_max && nothing_else;
+        if !may || self.poll_timeout().is_some_and(|next| next <= now) {
+            return None;
+        }
+        self.settled.next_unsettled_run(self.cursor, tail).map(|(from, _)| from)
+    }
+
+    /// Leases the message that [`next_plain`](Self::next_plain) named under the same lock.
+    #[inline]
+    pub(crate) fn grant_plain(&mut self, sequence: Sequence, now: Tick) -> Ticket {
+        debug_assert!(sequence >= self.cursor && self.rules.mode != DeliveryMode::AtMostOnce);
+        self.cursor = sequence.next();
+        self.last_was_again = false;
+        self.counts.delivered += 1;
+        let lease = Some(self.grant_as_run(sequence, 1, now));
+        Ticket { sequence, attempt: 1, lease, generation: self.generation }
+    }
+
+    fn grant_as_run(&mut self, from: Sequence, len: u64, now: Tick) -> LeaseId {
+        let lease = self.runs.grant(from, len, now + self.rules.ack_deadline);
+        self.outstanding += len;
+        while self.runs.are_crowded()
+            && let Some((first, _)) = self.runs.first()
+        {
+            self.dissolve_run(first);
+        }
+        lease
+    }
+
     fn wants_a_look(&self, ask: &Ask, want: u64) -> bool {
         let ready = (self.fresh.len() + self.again.len()) as u64;
         let may_look = self.examining == 0 || ask.nested;
@@ -222,14 +256,7 @@ impl Ledger {
             None
         } else {
             // A lease of its own for each run, so that the id finds the run.
-            let lease = self.runs.grant(from, len, ask.now + self.rules.ack_deadline);
-            self.outstanding += len;
-            while self.runs.are_crowded()
-                && let Some((first, _)) = self.runs.first()
-            {
-                self.dissolve_run(first);
-            }
-            Some(lease)
+            Some(self.grant_as_run(from, len, ask.now))
         };
         grants.push(Grant { first: from, len, attempt: 1, lease, generation: self.generation });
         !alone

@@ -47,6 +47,20 @@ impl Ledger {
         true
     }
 
+    /// [`ack`](Self::ack) of a message that is still leased as part of a run, if it is. The engine is told here that it is settled now, and not by the news.
+    #[inline]
+    pub(crate) fn ack_plain(&mut self, ticket: Ticket) -> bool {
+        let Some(lease) = ticket.lease else { return false };
+        if !self.runs.take(lease, ticket.sequence) {
+            return false;
+        }
+        self.outstanding -= 1;
+        self.counts.acked += 1;
+        self.settled.settle(ticket.sequence, Outcome::Acked);
+        self.cursor = self.cursor.max(self.settled.low());
+        true
+    }
+
     /// [`ack`](Self::ack) of messages in a row of one hand-out, at the cost of one if they are all still leased as a run. Says how many were settled by this.
     pub(crate) fn ack_all(&mut self, grant: Grant) -> u64 {
         if let Some(lease) = grant.lease

@@ -144,6 +144,34 @@ impl<E> ResidentLog<E> {
         (sequence, !fits)
     }
 
+    /// [`append`](Self::append) of messages that weigh alike. Gives how many there were, and whether a segment was opened.
+    pub(crate) fn append_all(
+        &self,
+        writer: &mut Writer<E>,
+        slots: impl ExactSizeIterator<Item = Slot<E>>,
+        bytes: u64,
+    ) -> (u64, bool) {
+        let (count, mut slots) = (slots.len() as u64, slots);
+        let (mut left, mut opened) = (count, false);
+        while left > 0 {
+            let room = writer
+                .open
+                .as_ref()
+                .map_or(0, |open| open.room_for(writer.filled, bytes, writer.slots_max, writer.bytes_max));
+            if room == 0 {
+                self.open_segment(writer);
+                opened = true;
+                continue;
+            }
+            if let Some(open) = &writer.open {
+                let pushed = open.push_all(&mut writer.filled, room, &mut slots, bytes);
+                writer.next += pushed;
+                left -= pushed;
+            }
+        }
+        (count, opened)
+    }
+
     #[inline(never)]
     fn open_segment(&self, writer: &mut Writer<E>) {
         if writer.open.take().is_some() {

@@ -208,6 +208,65 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         }
     }
 
+    /// A message that carries nothing but its event, where that is all there is to it: the topic counts no space and calls no closure. It comes back if that is not so, or the topic
+    /// has ended: then go the long way.
+    #[inline]
+    pub(crate) fn publish_plain(self: &Arc<Self>, message: Message<E>) -> Result<MessageId, Message<E>> {
+        if message.extras.is_some() || self.weigh.is_some() || self.limited.load(Ordering::SeqCst) {
+            return Err(message);
+        }
+        let now = self.broker.now();
+        let mut after = Aftermath::default();
+        let sequence = {
+            let mut state = self.state.lock();
+            let (subscriptions, is_kept) = self.readers(&state);
+            if !is_kept || state.occupancy.is_some() || self.closed_to_publishers().is_some() {
+                return Err(message);
+            }
+            let published = state.last_published.max(now);
+            state.last_published = published;
+            let slot = Slot::own(message.event, published, None);
+            let sequence = self.keep(&mut state, slot, size_of::<E>() as u64, subscriptions, &mut after);
+            self.log.publish_tail(&state.writer);
+            sequence
+        };
+        after.published = 1;
+        self.follow_up_publish(&after);
+        Ok(MessageId::new(self.log.incarnation(), sequence))
+    }
+
+    /// [`publish_plain`](Self::publish_plain) of a batch. Gives the first's id.
+    pub(crate) fn publish_all_plain(self: &Arc<Self>, messages: &mut Vec<Message<E>>) -> Option<MessageId> {
+        let plain = self.weigh.is_none() && !self.limited.load(Ordering::SeqCst);
+        if !plain || messages.is_empty() || messages.iter().any(|message| message.extras.is_some()) {
+            return None;
+        }
+        let now = self.broker.now();
+        let mut after = Aftermath::default();
+        let first = {
+            let mut state = self.state.lock();
+            let (_, is_kept) = self.readers(&state);
+            if !is_kept || state.occupancy.is_some() || self.closed_to_publishers().is_some() {
+                return None;
+            }
+            let published = state.last_published.max(now);
+            state.last_published = published;
+            let first = state.writer.next();
+            let slots = messages.drain(..).map(|message| Slot::own(message.event, published, None));
+            let weight = size_of::<E>() as u64;
+            let (count, opened) = self.log.append_all(&mut state.writer, slots, weight);
+            state.resident_messages += count;
+            state.resident_bytes = state.resident_bytes.saturating_add(weight.saturating_mul(count));
+            after.published = count as usize;
+            after.opened_segment = opened;
+            after.sweep = opened && state.is_over_bounds();
+            self.log.publish_tail(&state.writer);
+            first
+        };
+        self.follow_up_publish(&after);
+        Some(MessageId::new(self.log.incarnation(), first))
+    }
+
     fn append(self: &Arc<Self>, parcels: &mut [Parcel<E>]) -> Append {
         let now = self.broker.now();
         let mut after = Aftermath::default();
@@ -342,7 +401,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         weight: u64,
         subscriptions: u64,
         after: &mut Aftermath,
-    ) {
+    ) -> Sequence {
         let (sequence, opened) = self.log.append(&mut state.writer, slot, weight);
         state.resident_messages += 1;
         state.resident_bytes = state.resident_bytes.saturating_add(weight);
@@ -351,6 +410,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             occupancy.push(sequence, subscriptions, weight);
         }
         after.sweep |= opened && state.is_over_bounds();
+        sequence
     }
 
     fn note_times(
@@ -380,6 +440,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         }
     }
 
+    #[inline]
     pub(super) fn follow_up_publish(self: &Arc<Self>, after: &Aftermath) {
         if after.published > 0 && !self.receivers.nobody() {
             self.receivers.wake_each(after.published);

@@ -12,6 +12,7 @@ use crate::engine::waiters::Look;
 use crate::error::RecvError;
 use crate::few::Few;
 use crate::log::{Spot, SpotRef};
+use crate::options::DeliveryMode;
 use crate::sequence::Sequence;
 use crate::sync::atomic::Ordering;
 use crate::time::Tick;
@@ -35,6 +36,9 @@ impl<E> Lot<E> {
     pub(crate) fn split_first(self) -> (Held<E>, Option<Lot<E>>) {
         let Lot { grant, spot } = self;
         let ticket = grant.first_ticket();
+        if grant.len == 1 {
+            return (Held { ticket, spot }, None);
+        }
         let rest = grant.without_first().and_then(|grant| {
             let spot = spot.neighbour(grant.first)?;
             Some(Lot { grant, spot })
@@ -63,7 +67,65 @@ pub(crate) enum NoMessage {
     Ended(RecvError),
 }
 
+/// What a receiver that asked for one message got.
+pub(crate) fn only_held<E>(lots: Few<Lot<E>>) -> Held<E> {
+    match lots.into_parts().0 {
+        Some(lot) => lot.split_first().0,
+        None => unreachable!("a receiver that was given something has it"),
+    }
+}
+
 impl<E: Send + Sync + 'static> SubscriptionCore<E> {
+    /// One new message, where that is all there is to it: no filter, key, delay, life, nothing that comes again, nothing that is due, nobody else who waits. None: look the long way.
+    #[inline]
+    fn take_plain(self: &Arc<Self>) -> Option<Held<E>> {
+        if self.mode == DeliveryMode::AtMostOnce || self.check_receivable().is_err() {
+            return None;
+        }
+        let now = self.topic.broker.now();
+        // The tail first, as below.
+        let tail = self.topic.log.tail();
+        if !self.is_plain() {
+            return None;
+        }
+        let mut desk = self.desk.lock();
+        // Both under the lock, as below.
+        if desk.closed || self.topic.broker.phase() != Phase::Open {
+            return None;
+        }
+        let sequence = desk.ledger.next_plain(now, tail)?;
+        let spot = self.find_near(&mut desk, sequence)?;
+        let ticket = desk.ledger.grant_plain(sequence, now);
+        if self.is_watched() {
+            let after = self.collect(&mut desk, None);
+            drop(desk);
+            self.follow_up(after);
+        } else {
+            desk.note_outstanding();
+        }
+        Some(Held { ticket, spot })
+    }
+
+    /// Leases one message. Never waits. None: there is nothing now.
+    pub(crate) fn take_one(self: &Arc<Self>) -> Result<Option<Held<E>>, RecvError> {
+        if let Some(held) = self.take_plain() {
+            return Ok(Some(held));
+        }
+        let mut lots = Few::new();
+        let taken = self.take(1, &mut lots)?;
+        Ok(taken.then(|| only_held(lots)))
+    }
+
+    /// Blocks until it has leased one message, or the deadline passes.
+    pub(crate) fn wait_one(self: &Arc<Self>, deadline: Option<Tick>) -> Result<Held<E>, NoMessage> {
+        if let Some(held) = self.take_plain() {
+            return Ok(held);
+        }
+        let mut lots = Few::new();
+        self.wait(1, deadline, &mut lots)?;
+        Ok(only_held(lots))
+    }
+
     /// Leases up to `max` messages into `lots`. Never waits. False: there is nothing now.
     pub(crate) fn take(self: &Arc<Self>, max: usize, lots: &mut Few<Lot<E>>) -> Result<bool, RecvError> {
         let max = max as u64;

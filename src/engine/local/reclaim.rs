@@ -42,6 +42,17 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         }
     }
 
+    /// [`note_settled`](Self::note_settled) of one message, of which it is known whether the book is thereby done with its segment.
+    #[inline]
+    pub(super) fn note_settled_one(&self, book: u64, sequence: Sequence, counted: bool, segment_done: bool) {
+        if !segment_done && !self.limited.load(Ordering::SeqCst) {
+            return;
+        }
+        let mut ranges = Few::new();
+        ranges.push((sequence, sequence.next()));
+        self.note_settled(book, &ranges, counted, Some(segment_done));
+    }
+
     /// What was settled takes no room any more; publishers that wait for some, look again.
     fn count_settled(&self, ranges: &Few<(Sequence, Sequence)>, counted: bool) {
         if !self.limited.load(Ordering::SeqCst) {

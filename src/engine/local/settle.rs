@@ -24,6 +24,10 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
             if desk.closed {
                 return Err(SettleError::Deleted);
             }
+            if !self.is_watched() && desk.ledger.ack_plain(held.ticket) {
+                self.follow_up_plain_ack(desk, held);
+                return Ok(());
+            }
             let done = desk.ledger.ack(held.ticket);
             (done, self.collect(&mut desk, Some(held.spot.segment())))
         };

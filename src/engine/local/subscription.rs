@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::delivery::filter::Filter;
 use crate::delivery::ledger::{Counts, Ledger, LedgerEvent, Rules};
 use crate::engine::local::dead_letter::Cemetery;
+use crate::engine::local::receive::Held;
 use crate::engine::local::topic::TopicCore;
 use crate::engine::timer::Alarm;
 use crate::error::RecvError;
@@ -16,7 +17,7 @@ use crate::name::Name;
 use crate::options::{DeliveryMode, MessageStatus};
 use crate::sequence::Sequence;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use crate::sync::{Mutex, RwLock};
+use crate::sync::{Mutex, MutexGuard, RwLock};
 use crate::time::{Tick, nanos};
 
 pub(crate) type FilterFn<E> = Arc<dyn Fn(MessageRef<'_, E>) -> bool + Send + Sync>;
@@ -56,6 +57,20 @@ pub(super) struct Desk<E> {
     outstanding: u64,
     /// The segment of the message that was handed out last. It keeps nothing.
     pub(super) near: Weak<Segment<E>>,
+}
+
+/// The same for one message of a run that was acked where nobody watches.
+pub(super) struct AfterPlain {
+    sequence: Sequence,
+    counted: bool,
+    segment_done: bool,
+}
+
+impl<E> Desk<E> {
+    /// What [`collect`](SubscriptionCore::collect) does where nothing follows.
+    pub(super) fn note_outstanding(&mut self) {
+        self.outstanding = self.ledger.outstanding();
+    }
 }
 
 /// What follows from a change in a ledger, outside its lock.
@@ -193,6 +208,35 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         Some(done)
     }
 
+    /// The same for one message of a run that was acked where nobody watches, of this segment: what [`collect`](Self::collect) and [`follow_up`](Self::follow_up) come to then.
+    #[inline]
+    pub(super) fn follow_up_plain_ack(&self, mut desk: MutexGuard<'_, Desk<E>>, held: Held<E>) {
+        let after = self.collect_plain_ack(&mut desk, &held);
+        drop(desk);
+        drop(held);
+        self.follow_up_plain(after);
+    }
+
+    #[inline]
+    pub(super) fn collect_plain_ack(&self, desk: &mut Desk<E>, held: &Held<E>) -> AfterPlain {
+        desk.note_outstanding();
+        let segment = held.spot.segment();
+        // The tail first, as below.
+        let tail = self.topic.log.tail();
+        let low = desk.ledger.low();
+        self.low.store(low.get(), Ordering::Release);
+        desk.ledger.forget_before(self.topic.log.floor());
+        let end = segment.end().min(tail);
+        let segment_done = low >= end || desk.ledger.settled().all_settled(segment.first(), end);
+        AfterPlain { sequence: held.ticket.sequence, counted: desk.counted, segment_done }
+    }
+
+    #[inline]
+    pub(super) fn follow_up_plain(&self, after: AfterPlain) {
+        self.topic.note_settled_one(self.id, after.sequence, after.counted, after.segment_done);
+        self.topic.broker.note_settled();
+    }
+
     /// What follows from what was just done to the ledger. Under the subscription's lock.
     pub(super) fn collect(&self, desk: &mut Desk<E>, segment: Option<&Segment<E>>) -> After {
         // The tail first: if it shows a message of the next segment, this one's end is seen to be final.
@@ -249,6 +293,12 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
             self.topic.broker.timer.set(at, self.alarm());
             self.topic.broker.timer.catch_up(at);
         }
+    }
+
+    /// Under the subscription's lock: whether anybody is to be told, or woken, by a change in it that settles nothing.
+    #[inline]
+    pub(super) fn is_watched(&self) -> bool {
+        self.topic.receivers.may_have_waiters() || self.cares_about_time()
     }
 
     /// Whether somebody is to notice what time brings about, beside a receiver that waits.
