@@ -93,6 +93,27 @@ impl WaitingRoom {
         WaitingRoom { waiting: AtomicUsize::new(0), seats: Mutex::new(seats) }
     }
 
+    /// [`wait`](Self::wait), but before it enters, and so makes whoever makes something available wake it, it looks for a short while whether something comes
+    /// by itself: `near` says so at little cost, and may be wrong either way. Two who answer each other then never come into the room.
+    pub(crate) fn wait_near<T>(
+        &self,
+        key: u64,
+        near: impl Fn() -> bool,
+        mut look: impl FnMut() -> Look<T>,
+    ) -> T {
+        for _ in 0..NEAR_LOOKS {
+            match look() {
+                Look::Found(found) => return found,
+                Look::GaveUp(reason) => return reason,
+                Look::Nothing { .. } => {}
+            }
+            if MODELLED || !spin(&near) {
+                break;
+            }
+        }
+        self.wait(key, look)
+    }
+
     /// Blocks this thread until `look` found something or gave up. `look` runs with nothing of ours locked, at least once, then once
     /// after registering and once after each wake or `until`. A panic in it passes the wake on.
     pub(crate) fn wait<T>(&self, key: u64, mut look: impl FnMut() -> Look<T>) -> T {
@@ -567,6 +588,8 @@ std::thread_local! {
 /// 0.5 with 20 or 50.
 const SPIN: Duration = Duration::from_micros(20);
 const SPIN_AGAIN: u32 = 64;
+/// What is near may go to others each time. Who goes on looking all the same takes part in nobody's queue.
+const NEAR_LOOKS: u32 = 8;
 /// Looks between two readings of the clock, which cost as much as a few of them.
 const SPIN_LOOKS: u32 = 8;
 

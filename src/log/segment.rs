@@ -288,6 +288,10 @@ impl<E> Spot<E> {
         &self.segment
     }
 
+    pub(crate) fn into_segment(self) -> Arc<Segment<E>> {
+        self.segment
+    }
+
     pub(crate) fn sequence(&self) -> Sequence {
         self.segment.first + u64::from(self.index)
     }

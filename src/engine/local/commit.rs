@@ -165,12 +165,19 @@ impl<E: Send + Sync + 'static> Input for Leases<E> {
     }
 
     fn follow_up(&mut self) {
-        // First the messages: what follows may let go of the log's last hold on them.
-        drop(self.held.take());
+        let held = self.held.take();
         match std::mem::replace(&mut self.after, Settled::Nothing) {
             Settled::Nothing => {}
-            Settled::Plainly(after) => self.core.follow_up_plain(after),
-            Settled::With(after) => self.core.follow_up(*after),
+            Settled::Plainly(after) => {
+                if let (Some(only), _) = held.into_parts() {
+                    self.core.follow_up_plain(after, only);
+                }
+            }
+            Settled::With(after) => {
+                // First the messages: what follows may let go of the log's last hold on them.
+                drop(held);
+                self.core.follow_up(*after);
+            }
         }
     }
 

@@ -527,6 +527,9 @@ impl<E> TopicState<E> {
 
     /// The messages of a segment that went: their times need not be known any more.
     pub(super) fn forget_times(&mut self, from: Sequence, to: Sequence) {
+        if self.life_of.is_empty() && self.delays.is_empty() {
+            return;
+        }
         let dead: Vec<_> = self.life_of.range(from..to).map(|(&sequence, &at)| (at, sequence)).collect();
         for life in dead {
             self.life_of.remove(&life.1);

@@ -1,6 +1,6 @@
 //! The road out: what a receiver gets, and how it waits.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -270,7 +270,12 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         deadline: Option<Tick>,
         lots: &mut Few<Lot<E>>,
     ) -> Result<(), NoMessage> {
-        self.topic.receivers.wait(self.id, || self.look(max, deadline, lots))
+        let seen = Cell::new(self.topic.log.tail());
+        let near = || self.topic.log.tail() != seen.get();
+        self.topic.receivers.wait_near(self.id, near, || {
+            seen.set(self.topic.log.tail());
+            self.look(max, deadline, lots)
+        })
     }
 
     /// While there is something to take, tokens say so.

@@ -34,23 +34,36 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
                 let segment = self.log.segment_of(at).or_else(|| self.log.segment_from(at));
                 let Some(segment) = segment.filter(|segment| segment.first() < to) else { break };
                 at = segment.end().max(at.next());
-                match segment.watch() {
-                    Watch::Book(other) if other != book => {}
-                    _ => self.reclaim(segment),
-                }
+                self.note_done(book, segment);
             }
         }
     }
 
     /// [`note_settled`](Self::note_settled) of one message, of which it is known whether the book is thereby done with its segment.
     #[inline]
-    pub(super) fn note_settled_one(&self, book: u64, sequence: Sequence, counted: bool, segment_done: bool) {
-        if !segment_done && !self.limited.load(Ordering::SeqCst) {
-            return;
+    pub(super) fn note_settled_one(
+        &self,
+        book: u64,
+        sequence: Sequence,
+        counted: bool,
+        segment_done: Option<Arc<Segment<E>>>,
+    ) {
+        if self.limited.load(Ordering::SeqCst) {
+            let mut ranges = Few::new();
+            ranges.push((sequence, sequence.next()));
+            self.count_settled(&ranges, counted);
         }
-        let mut ranges = Few::new();
-        ranges.push((sequence, sequence.next()));
-        self.note_settled(book, &ranges, counted, Some(segment_done));
+        if let Some(segment) = segment_done {
+            self.note_done(book, segment);
+        }
+    }
+
+    /// The book is done with this segment.
+    fn note_done(&self, book: u64, segment: Arc<Segment<E>>) {
+        match segment.watch() {
+            Watch::Book(other) if other != book => {}
+            _ => self.reclaim(segment),
+        }
     }
 
     /// What was settled takes no room any more; publishers that wait for some, look again.
@@ -114,7 +127,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
                 if state.epoch != epoch || state.pending > 0 || grew {
                     continue;
                 }
-                if !may_go(&state, segment, self.broker.now()) {
+                if !may_go(&state, segment, || self.broker.now()) {
                     // Nobody watches it any more: a sweep is to find it when its time has come.
                     state.sweep_from = state.sweep_from.min(segment.first());
                     return None;
@@ -165,7 +178,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         let mut all_watched = true;
         while let Some(segment) = self.log.segment_from(at) {
             at = segment.end().max(segment.first().next());
-            if !may_go(&self.state.lock(), &segment, self.broker.now()) {
+            if !may_go(&self.state.lock(), &segment, || self.broker.now()) {
                 // Neither old enough nor too much: nor are those after it.
                 return;
             }
@@ -204,11 +217,11 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
 }
 
 /// Whether retention lets a segment go that every book has settled. The one that is being written counts by its newest message.
-fn may_go<E>(state: &TopicState<E>, segment: &Segment<E>, now: Tick) -> bool {
+fn may_go<E>(state: &TopicState<E>, segment: &Segment<E>, now: impl Fn() -> Tick) -> bool {
     match state.config.retention.keep {
         Keep::UntilAcked => true,
         Keep::For(duration) => {
-            is_excess(state, segment) || segment.last_published().is_none_or(|last| last + duration <= now)
+            is_excess(state, segment) || segment.last_published().is_none_or(|last| last + duration <= now())
         }
         Keep::Forever => is_excess(state, segment),
     }

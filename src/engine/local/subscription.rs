@@ -213,8 +213,7 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
     pub(super) fn follow_up_plain_ack(&self, mut desk: MutexGuard<'_, Desk<E>>, held: Held<E>) {
         let after = self.collect_plain_ack(&mut desk, &held);
         drop(desk);
-        drop(held);
-        self.follow_up_plain(after);
+        self.follow_up_plain(after, held);
     }
 
     #[inline]
@@ -232,8 +231,10 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
     }
 
     #[inline]
-    pub(super) fn follow_up_plain(&self, after: AfterPlain) {
-        self.topic.note_settled_one(self.id, after.sequence, after.counted, after.segment_done);
+    pub(super) fn follow_up_plain(&self, after: AfterPlain, held: Held<E>) {
+        // The message's own hold on it goes on: who lets go of a segment last empties it.
+        let segment = after.segment_done.then(|| held.spot.into_segment());
+        self.topic.note_settled_one(self.id, after.sequence, after.counted, segment);
         self.topic.broker.note_settled();
     }
 
