@@ -13,22 +13,23 @@ use crate::time::Tick;
 
 impl Ledger {
     /// How many of these a transaction could not ack together: their lease has ended, by the clock, or an earlier message of their key is unsettled and not
-    /// among them. Changes nothing; if it is none, an [`ack`](Self::ack) of each in order of sequence succeeds.
+    /// among them. In order of sequence. Changes nothing; if it is none, an [`ack`](Self::ack) of each in that order succeeds.
     pub(crate) fn cannot_commit(&self, tickets: impl Iterator<Item = Ticket> + Clone, now: Tick) -> u64 {
         let holds = |ticket: Ticket| self.deadline_of(ticket).is_some_and(|deadline| now < deadline);
         if !self.rules.ordered {
             return tickets.filter(|&ticket| !holds(ticket)).count() as u64;
         }
-        let mut members: BTreeMap<Key, usize> = BTreeMap::new();
-        for key in tickets.clone().filter_map(|ticket| self.key_of(ticket)) {
-            *members.entry(key).or_default() += 1;
+        // How many of each key's first messages are among them, without a gap.
+        let mut firsts: BTreeMap<Key, usize> = BTreeMap::new();
+        for ticket in tickets.clone() {
+            if let Some(key) = self.key_of(ticket) {
+                let first = firsts.entry(key).or_default();
+                *first += usize::from(self.lanes.place(key, ticket.sequence) == Some(*first));
+            }
         }
         let in_turn = |ticket: Ticket| match self.key_of(ticket) {
             None => true,
-            // So many of the key, each of them among as many that are first: then they are the first.
-            Some(key) => {
-                self.lanes.place(key, ticket.sequence).is_some_and(|place| members.get(&key) > Some(&place))
-            }
+            Some(key) => self.lanes.place(key, ticket.sequence).is_some_and(|place| place < firsts[&key]),
         };
         tickets.filter(|&ticket| !(holds(ticket) && in_turn(ticket))).count() as u64
     }

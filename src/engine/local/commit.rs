@@ -12,7 +12,6 @@ use std::sync::Arc;
 use crate::contain::drop_contained;
 use crate::delivery::hand_out::Ticket;
 use crate::engine::local::broker::{BrokerCore, Phase};
-use crate::engine::local::occupancy::Room;
 use crate::engine::local::publish::{Aftermath, Append, Parcel, refuse_for_space};
 use crate::engine::local::receive::Held;
 use crate::engine::local::subscription::{After, AfterPlain, Desk, SubscriptionCore};
@@ -115,11 +114,7 @@ impl<E: Send + Sync + 'static> Leases<E> {
         Leases { core, held: Few::new(), after: Settled::Nothing }
     }
 
-    /// What its hand-out has settled is settled: there is nothing to hold.
     pub(crate) fn add(&mut self, held: Held<E>) {
-        if held.ticket.lease.is_none() {
-            return drop(held);
-        }
         self.held.push(held);
     }
 
@@ -318,8 +313,7 @@ impl<E: Send + Sync + 'static> LockedOutput for LockedPosts<'_, E> {
     }
 
     fn refuse(&self, acked: &[Sequence]) -> Option<Append> {
-        let freed = self.state.occupancy.as_ref().map_or(Room::default(), |space| space.room_of(acked));
-        refuse_for_space(&self.state, self.parcels, freed)
+        refuse_for_space(&self.state, self.parcels, acked)
     }
 
     fn write(&mut self, now: Tick) {
@@ -400,17 +394,10 @@ where
     if let Err(reason) = ask(broker, inputs, outputs, now) {
         return Attempt::Refused(reason);
     }
-    for (n, output) in outputs.iter().enumerate().filter(|(_, output)| output.is_limited()) {
-        let mut acked = Vec::new();
-        inputs.iter().for_each(|input| input.acked_of(output.incarnation(), &mut acked));
-        acked.sort_unstable();
-        match output.refuse(&acked) {
-            None => {}
-            Some(Append::Refused(kind)) if kind != PublishErrorKind::Full => {
-                return Attempt::Refused(kind.into());
-            }
-            Some(lack) => return Attempt::Lacks(n, lack),
-        }
+    if outputs.iter().any(|output| output.is_limited())
+        && let Some(lack) = find_lack(inputs, outputs)
+    {
+        return lack;
     }
     outputs.iter_mut().for_each(|output| output.write(now));
     inputs.iter_mut().for_each(|input| input.settle());
@@ -425,6 +412,29 @@ where
         }
     }
     Attempt::Done
+}
+
+/// Which topic is full, if one is. What drops messages comes last: they are not to be dropped for a commit that something else stands against.
+fn find_lack<'a, 'b, I, O>(inputs: &[I], outputs: &[O]) -> Option<Attempt>
+where
+    I: DerefMut<Target = dyn LockedInput + 'a>,
+    O: DerefMut<Target = dyn LockedOutput + 'b>,
+{
+    let mut drops = None;
+    for (n, output) in outputs.iter().enumerate().filter(|(_, output)| output.is_limited()) {
+        let mut acked = Vec::new();
+        inputs.iter().for_each(|input| input.acked_of(output.incarnation(), &mut acked));
+        acked.sort_unstable();
+        match output.refuse(&acked) {
+            None => {}
+            Some(Append::Refused(kind)) if kind != PublishErrorKind::Full => {
+                return Some(Attempt::Refused(kind.into()));
+            }
+            Some(drop @ Append::MustDrop(_)) => drops = drops.or(Some(Attempt::Lacks(n, drop))),
+            Some(lack) => return Some(Attempt::Lacks(n, lack)),
+        }
+    }
+    drops
 }
 
 /// Everything that can stand against it but lack of space.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::contain::contained;
 use crate::delivery::dedup::Admission;
-use crate::engine::local::occupancy::{Occupancy, Room};
+use crate::engine::local::occupancy::Occupancy;
 use crate::engine::local::subscription::SubscriptionCore;
 use crate::engine::local::topic::{PUBLISHERS, TopicCore, TopicState};
 use crate::engine::timer::Alarm;
@@ -278,7 +278,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             if let Err(kind) = self.admit(&mut state, parcels, now) {
                 return Append::Refused(kind);
             }
-            if let Some(refusal) = refuse_for_space(&state, parcels, Room::default()) {
+            if let Some(refusal) = refuse_for_space(&state, parcels, &[]) {
                 return refusal;
             }
             self.write(&mut state, parcels, now, &mut after);
@@ -295,7 +295,12 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         parcels: &mut [Parcel<E>],
         now: Tick,
     ) -> Result<(), PublishErrorKind> {
-        if state.config.dedup.is_off() || !parcels.iter().any(|parcel| id_of(parcel).is_some()) {
+        if state.config.dedup.is_off() {
+            // It may have been on when this was last tried.
+            parcels.iter_mut().for_each(|parcel| parcel.receipt = None);
+            return Ok(());
+        }
+        if !parcels.iter().any(|parcel| id_of(parcel).is_some()) {
             return Ok(());
         }
         let incarnation = self.log.incarnation();
@@ -551,17 +556,17 @@ impl<E> TopicState<E> {
     }
 }
 
-/// `freed`: what is settled together with the publish.
+/// `acked`: what is settled together with the publish, in order.
 pub(super) fn refuse_for_space<E>(
     state: &TopicState<E>,
     parcels: &[Parcel<E>],
-    freed: Room,
+    acked: &[Sequence],
 ) -> Option<Append> {
     let occupancy = state.occupancy.as_ref()?;
     let new = parcels.iter().filter(|parcel| parcel.receipt.is_none());
     let (messages, bytes) =
         new.fold((0_u64, 0_u64), |(count, bytes), parcel| (count + 1, bytes.saturating_add(parcel.weight)));
-    if messages == 0 || occupancy.has_room_for(messages, bytes, freed) {
+    if messages == 0 || occupancy.has_room_for(messages, bytes, occupancy.room_of(acked)) {
         return None;
     }
     if !occupancy.could_ever_fit(messages, bytes) {
@@ -570,7 +575,7 @@ pub(super) fn refuse_for_space<E>(
     Some(match occupancy.limits().overflow {
         Overflow::Block => Append::MustWait,
         Overflow::Reject => Append::Refused(PublishErrorKind::Full),
-        Overflow::DropOldest => match occupancy.oldest() {
+        Overflow::DropOldest => match occupancy.oldest_but(acked) {
             Some(sequence) => Append::MustDrop(sequence),
             None => Append::MustWait,
         },

@@ -14,6 +14,7 @@ use crate::engine::waiters::Look;
 use crate::error::CommitReason;
 use crate::few::Few;
 use crate::message::{Message, MessageId};
+use crate::options::DeliveryMode;
 use crate::time::Tick;
 
 /// Acks and publishes that are yet to take effect.
@@ -80,6 +81,10 @@ impl TransactionCore {
             held.into_iter().for_each(|held| leases.add(held));
             self.rare.get_or_insert_default().strangers.push(Box::new(leases));
             return;
+        }
+        if core.mode == DeliveryMode::AtMostOnce {
+            // Settled by their hand-outs: there is nothing to commit.
+            return held.into_iter().for_each(drop);
         }
         let at =
             self.inputs.place_for(|input| input.book().cmp(&core.id), || Box::new(Leases::new(core.clone())));
@@ -225,9 +230,9 @@ impl TransactionCore {
     }
 
     fn spare(&mut self) {
-        if !std::mem::replace(&mut self.spared, true) {
-            self.inputs.iter().for_each(|input| input.spare());
-        }
+        self.spared = true;
+        // Each time: there may be others than the last time.
+        self.inputs.iter().for_each(|input| input.spare());
     }
 
     fn first_deadline(&self) -> Option<Tick> {
