@@ -8,11 +8,12 @@ use futures_core::Stream;
 
 use crate::contain::drop_contained;
 use crate::engine::local::publish::Parcel;
-use crate::engine::local::receive::NoMessage;
+use crate::engine::local::receive::{NoMessage, only_held};
 use crate::engine::local::subscription::SubscriptionCore;
 use crate::engine::local::topic::{PUBLISHERS, TopicCore};
 use crate::engine::waiters::{Look, Waiter};
 use crate::error::{PublishError, PublishErrorKind, RecvError};
+use crate::few::Few;
 use crate::handles::Delivery;
 use crate::message::Message;
 use crate::subscription::{Subscription, ended};
@@ -54,8 +55,8 @@ struct Seat<E: Send + Sync + 'static> {
 
 impl<E: Send + Sync + 'static> Seat<E> {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<Delivery<E>, RecvError>> {
-        let (core, mut held) = (&self.core, Vec::with_capacity(1));
-        let look = || core.look(1, None, &mut held);
+        let (core, mut lots) = (&self.core, Few::new());
+        let look = || core.look(1, None, &mut lots);
         let polled = core.topic.receivers.poll(core.id, &mut self.waiter, context, look);
         match polled {
             Poll::Pending => {
@@ -67,10 +68,7 @@ impl<E: Send + Sync + 'static> Seat<E> {
                 NoMessage::Ended(error) => error,
                 NoMessage::Timeout => ended(reason),
             })),
-            Poll::Ready(Ok(())) => match held.pop() {
-                Some(held) => Poll::Ready(Ok(Delivery::new(core.clone(), held))),
-                None => unreachable!("a receiver that was given something has it"),
-            },
+            Poll::Ready(Ok(())) => Poll::Ready(Ok(Delivery::new(core.clone(), only_held(lots)))),
         }
     }
 }

@@ -51,18 +51,16 @@ pub(crate) fn pump<E: Send + Sync + 'static>(
 
 fn run<E: Send + Sync + 'static>(core: &Arc<SubscriptionCore<E>>, line: &Arc<PumpLine<E>>, capacity: usize) {
     let mut number = 0;
-    let mut held = Vec::with_capacity(1);
     // Room first: no lease is to age in the pump's hand.
-    while line.wait_for_room(core, capacity) && core.wait(1, None, &mut held).is_ok() {
-        for held in held.drain(..) {
-            number += 1;
-            let mark = Mark { number, line: Arc::downgrade(line), touched: AtomicBool::new(false) };
-            if let Err(unsent) = line.sender.send(Delivery::new(core.clone(), held).marked(mark)) {
-                let _stale = unsent.into_inner().release();
-                return;
-            }
-            line.sent.store(number, Ordering::SeqCst);
+    while line.wait_for_room(core, capacity) {
+        let Ok(held) = core.wait_one(None) else { return };
+        number += 1;
+        let mark = Mark { number, line: Arc::downgrade(line), touched: AtomicBool::new(false) };
+        if let Err(unsent) = line.sender.send(Delivery::new(core.clone(), held).marked(mark)) {
+            let _stale = unsent.into_inner().release();
+            return;
         }
+        line.sent.store(number, Ordering::SeqCst);
     }
 }
 

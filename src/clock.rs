@@ -164,6 +164,7 @@ enum Kind {
 }
 
 impl Line {
+    #[inline]
     pub(crate) fn now(&self) -> Tick {
         match &self.0 {
             Kind::System { start, base } => *base + start.elapsed(),

@@ -9,10 +9,11 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use crate::channel::Mark;
-use crate::delivery::hand_out::Ticket;
-use crate::engine::local::receive::Held;
+use crate::delivery::hand_out::{Grant, Ticket};
+use crate::engine::local::receive::{Held, Lot};
 use crate::engine::local::subscription::SubscriptionCore;
 use crate::error::SettleError;
+use crate::few::Few;
 use crate::message::{Message, MessageId, MessageRef};
 use crate::options::DeliveryMode;
 
@@ -67,11 +68,11 @@ impl<E: Send + Sync + 'static> Delivery<E> {
     }
 
     /// What is held, for a transaction: the delivery then neither acks nor nacks.
-    pub(crate) fn into_held(mut self) -> (Arc<SubscriptionCore<E>>, Held<E>) {
+    pub(crate) fn take_held(&mut self) -> (&Arc<SubscriptionCore<E>>, Held<E>) {
         // Read it is, out of a channel's buffer.
         let _touched = self.held();
         let held = self.take();
-        (self.core.clone(), held)
+        (&self.core, held)
     }
 
     /// The message as it was published.
@@ -98,7 +99,7 @@ impl<E: Send + Sync + 'static> Delivery<E> {
     /// [`SettleError::LeaseExpired`]: not settled by you; it comes back, or somebody else has it.
     pub fn ack(mut self) -> Result<(), SettleError> {
         let held = self.take();
-        self.core.ack(&held, self.core.mode)
+        self.core.ack(held, self.core.mode)
     }
 
     /// [`ack`](Self::ack), on any runtime.
@@ -234,43 +235,63 @@ impl<E: Send + Sync + 'static> fmt::Debug for Delivery<E> {
 /// iterator has not yielded is released, what is left in a dropped batch is nacked.
 pub struct Batch<E: Send + Sync + 'static> {
     core: Arc<SubscriptionCore<E>>,
-    held: VecDeque<Held<E>>,
+    /// None: the batch is empty.
+    front: Option<Lot<E>>,
+    rest: VecDeque<Lot<E>>,
 }
 
 impl<E: Send + Sync + 'static> Batch<E> {
-    pub(crate) fn new(core: Arc<SubscriptionCore<E>>, held: Vec<Held<E>>) -> Self {
-        Batch { core, held: held.into() }
+    pub(crate) fn new(core: Arc<SubscriptionCore<E>>, lots: Few<Lot<E>>) -> Self {
+        let (front, rest) = lots.into_parts();
+        Batch { core, front, rest: rest.into() }
+    }
+
+    fn lots(&self) -> impl Iterator<Item = &Lot<E>> {
+        self.front.iter().chain(&self.rest)
     }
 
     /// How many messages are left in it.
     pub fn len(&self) -> usize {
-        self.held.len()
+        self.lots().map(|lot| lot.grant.len as usize).sum()
     }
 
     /// Whether none is left.
     pub fn is_empty(&self) -> bool {
-        self.held.is_empty()
+        self.front.is_none()
     }
 
     /// The messages that are left, in hand-out order.
     pub fn iter(&self) -> impl Iterator<Item = MessageRef<'_, E>> {
-        self.held.iter().map(|held| self.core.topic.log.message(&held.spot))
+        self.lots().flat_map(Lot::places).map(|place| self.core.topic.log.message_at(place))
     }
 
     /// Takes the first that is left out, to be settled by itself.
     pub fn pop(&mut self) -> Option<Delivery<E>> {
-        let held = self.held.pop_front()?;
+        let held = self.pop_held()?;
         Some(Delivery::new(self.core.clone(), held))
     }
 
-    /// Empties it, so that the drop that follows does nothing.
+    fn pop_held(&mut self) -> Option<Held<E>> {
+        let (held, rest) = self.front.take()?.split_first();
+        self.front = rest.or_else(|| self.rest.pop_front());
+        Some(held)
+    }
+
+    /// Empties it, so that the drop that follows does nothing. What it kept goes.
+    fn take_grants(&mut self) -> Few<Grant> {
+        let mut grants = Few::new();
+        let lots = self.front.take().into_iter().chain(self.rest.drain(..));
+        grants.extend(lots.map(|lot| lot.grant));
+        grants
+    }
+
     fn take_tickets(&mut self) -> Vec<Ticket> {
-        self.held.drain(..).map(|held| held.ticket).collect()
+        self.take_grants().iter().flat_map(Grant::tickets).collect()
     }
 
     /// What is held, for a transaction: the batch then neither acks nor nacks.
-    pub(crate) fn into_held(mut self) -> (Arc<SubscriptionCore<E>>, VecDeque<Held<E>>) {
-        let held = std::mem::take(&mut self.held);
+    pub(crate) fn into_held(mut self) -> (Arc<SubscriptionCore<E>>, Vec<Held<E>>) {
+        let held = std::iter::from_fn(|| self.pop_held()).collect();
         (self.core.clone(), held)
     }
 
@@ -279,8 +300,8 @@ impl<E: Send + Sync + 'static> Batch<E> {
     /// # Errors
     /// [`SettleError::LeaseExpired`] with the number of messages that were not settled; the others were.
     pub fn ack(mut self) -> Result<(), SettleError> {
-        let tickets = self.take_tickets();
-        self.core.ack_all(&tickets, self.core.mode)
+        let grants = self.take_grants();
+        self.core.ack_all(&grants, self.core.mode)
     }
 
     /// [`ack`](Self::ack), on any runtime.
@@ -313,7 +334,7 @@ impl<E: Send + Sync + 'static> Batch<E> {
 
 impl<E: Send + Sync + 'static> Drop for Batch<E> {
     fn drop(&mut self) {
-        if self.held.is_empty() || self.core.mode == DeliveryMode::AtMostOnce {
+        if self.is_empty() || self.core.mode == DeliveryMode::AtMostOnce {
             return;
         }
         let tickets = self.take_tickets();
@@ -334,7 +355,7 @@ impl<E: Send + Sync + 'static> fmt::Debug for Batch<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Batch")
             .field("subscription", &self.core.name)
-            .field("len", &self.held.len())
+            .field("len", &self.len())
             .finish_non_exhaustive()
     }
 }

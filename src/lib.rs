@@ -135,6 +135,7 @@ mod contain;
 mod delivery;
 mod engine;
 mod error;
+mod few;
 pub mod guide;
 mod handles;
 pub mod inbox;

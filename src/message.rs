@@ -260,6 +260,11 @@ impl MessageId {
         MessageId { incarnation, sequence: sequence.get() }
     }
 
+    /// That of the `n`-th message after this one.
+    pub(crate) fn after(self, n: u64) -> Self {
+        MessageId { sequence: self.sequence + n, ..self }
+    }
+
     /// The topic's incarnation.
     pub fn incarnation(&self) -> u64 {
         self.incarnation

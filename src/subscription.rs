@@ -7,11 +7,12 @@ use std::time::Duration;
 use crossbeam_channel::Receiver;
 
 use crate::channel;
-use crate::engine::local::receive::{Held, NoMessage};
+use crate::engine::local::receive::NoMessage;
 use crate::engine::local::subscription::SubscriptionCore;
 use crate::error::{
     CreateError, DeleteError, Error, RecvError, RecvTimeoutError, Result, SeekError, TryRecvError,
 };
+use crate::few::Few;
 use crate::handles::{Batch, Delivery};
 use crate::options::Seek;
 use crate::stats::SubscriptionStats;
@@ -52,9 +53,8 @@ impl<E: Send + Sync + 'static> Subscription<E> {
     /// # Ok::<(), eventflow::Error>(())
     /// ```
     pub fn recv(&self) -> Result<Delivery<E>, RecvError> {
-        let mut held = Vec::with_capacity(1);
-        self.core.wait(1, None, &mut held).map_err(ended)?;
-        Ok(self.first_of(held))
+        let held = self.core.wait_one(None).map_err(ended)?;
+        Ok(Delivery::new(self.core.clone(), held))
     }
 
     /// Leases a message if there is one now. Never waits.
@@ -62,8 +62,8 @@ impl<E: Send + Sync + 'static> Subscription<E> {
     /// # Errors
     /// [`TryRecvError::Empty`]: there is nothing to receive now, also because all of it is outstanding, delayed or paused.
     pub fn try_recv(&self) -> Result<Delivery<E>, TryRecvError> {
-        let mut held = Vec::with_capacity(1);
-        if self.core.take(1, &mut held)? { Ok(self.first_of(held)) } else { Err(TryRecvError::Empty) }
+        let held = self.core.take_one()?.ok_or(TryRecvError::Empty)?;
+        Ok(Delivery::new(self.core.clone(), held))
     }
 
     /// Waits up to `timeout`, on the broker's clock, for a message and leases it to this subscriber.
@@ -83,10 +83,9 @@ impl<E: Send + Sync + 'static> Subscription<E> {
     /// # Ok::<(), eventflow::Error>(())
     /// ```
     pub fn recv_timeout(&self, timeout: Duration) -> Result<Delivery<E>, RecvTimeoutError> {
-        let mut held = Vec::with_capacity(1);
         let deadline = self.core.topic.broker.now() + timeout;
-        match self.core.wait(1, Some(deadline), &mut held) {
-            Ok(()) => Ok(self.first_of(held)),
+        match self.core.wait_one(Some(deadline)) {
+            Ok(held) => Ok(Delivery::new(self.core.clone(), held)),
             Err(NoMessage::Timeout) => Err(RecvTimeoutError::Timeout),
             Err(NoMessage::Ended(error)) => Err(error.into()),
         }
@@ -110,13 +109,13 @@ impl<E: Send + Sync + 'static> Subscription<E> {
     /// # Errors
     /// As [`recv`](Self::recv).
     pub fn recv_batch(&self, max: usize) -> Result<Batch<E>, RecvError> {
-        let mut held = Vec::new();
+        let mut lots = Few::new();
         if max > 0 {
-            self.core.wait(max, None, &mut held).map_err(ended)?;
+            self.core.wait(max, None, &mut lots).map_err(ended)?;
         } else {
             self.core.ended().map_or(Ok(()), Err)?;
         }
-        Ok(Batch::new(self.core.clone(), held))
+        Ok(Batch::new(self.core.clone(), lots))
     }
 
     /// Leases up to `max` messages, if there are any now. Never waits. With a `max` of 0 the batch is empty.
@@ -124,13 +123,13 @@ impl<E: Send + Sync + 'static> Subscription<E> {
     /// # Errors
     /// As [`try_recv`](Self::try_recv).
     pub fn try_recv_batch(&self, max: usize) -> Result<Batch<E>, TryRecvError> {
-        let mut held = Vec::new();
+        let mut lots = Few::new();
         if max == 0 {
             self.core.ended().map_or(Ok(()), Err)?;
-            return Ok(Batch::new(self.core.clone(), held));
+            return Ok(Batch::new(self.core.clone(), lots));
         }
-        if self.core.take(max, &mut held)? {
-            Ok(Batch::new(self.core.clone(), held))
+        if self.core.take(max, &mut lots)? {
+            Ok(Batch::new(self.core.clone(), lots))
         } else {
             Err(TryRecvError::Empty)
         }
@@ -285,13 +284,6 @@ impl<E: Send + Sync + 'static> Subscription<E> {
             discarded: counts.discarded,
             filtered: counts.filtered,
             oldest_unsettled_age: survey.oldest_age,
-        }
-    }
-
-    fn first_of(&self, held: Vec<Held<E>>) -> Delivery<E> {
-        match held.into_iter().next() {
-            Some(held) => Delivery::new(self.core.clone(), held),
-            None => unreachable!("a receiver that was given something has it"),
         }
     }
 }

@@ -45,7 +45,8 @@ impl Tick {
 
 /// Saturating: `Duration::MAX` is 584 years.
 pub(crate) fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+    let whole = duration.as_secs().saturating_mul(1_000_000_000);
+    whole.saturating_add(u64::from(duration.subsec_nanos()))
 }
 
 impl Add<Duration> for Tick {

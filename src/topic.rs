@@ -99,12 +99,23 @@ impl<E: Send + Sync + 'static> Topic<E> {
         self.publish_with(message.into(), Patience::Until(deadline))
     }
 
+    #[inline]
     fn publish_with(&self, message: Message<E>, patience: Patience) -> Result<Receipt, PublishError<E>> {
+        match self.core.publish_plain(message) {
+            Ok(id) => Ok(Receipt { id, deduplicated: false }),
+            Err(message) => self.publish_with_care(message, patience),
+        }
+    }
+
+    fn publish_with_care(&self, message: Message<E>, patience: Patience) -> Result<Receipt, PublishError<E>> {
         let mut parcels = [self.parcel(message)?];
         match self.core.publish(&mut parcels, patience) {
             Ok(()) => {
-                let receipt = receipt_of(&parcels[0]);
-                drop_contained(parcels);
+                let [parcel] = parcels;
+                let receipt = receipt_of(&parcel);
+                if let Some(message) = parcel.message {
+                    drop_contained(message);
+                }
                 Ok(receipt)
             }
             Err(kind) => {
@@ -139,7 +150,16 @@ impl<E: Send + Sync + 'static> Topic<E> {
         &self,
         messages: impl IntoIterator<Item = M>,
     ) -> Result<Vec<Receipt>, PublishAllError<E>> {
-        let mut messages = messages.into_iter().map(Into::into);
+        let given = messages.into_iter();
+        // What an iterator says of its length is not to be believed.
+        let mut messages: Vec<Message<E>> = Vec::with_capacity(given.size_hint().0.min(1_024));
+        given.for_each(|message| messages.push(message.into()));
+        let count = messages.len() as u64;
+        if let Some(first) = self.core.publish_all_plain(&mut messages) {
+            let receipt = |n| Receipt { id: first.after(n), deduplicated: false };
+            return Ok((0..count).map(receipt).collect());
+        }
+        let mut messages = messages.into_iter();
         let mut parcels: Vec<Parcel<E>> = Vec::with_capacity(messages.size_hint().0.min(1_024));
         while let Some(message) = messages.next() {
             match self.core.parcel(message) {
@@ -154,7 +174,8 @@ impl<E: Send + Sync + 'static> Topic<E> {
         match self.core.publish(&mut parcels, Patience::Forever) {
             Ok(()) => {
                 let receipts = parcels.iter().map(receipt_of).collect();
-                parcels.into_iter().for_each(drop_contained);
+                // Repeats, and what nobody keeps.
+                parcels.into_iter().filter_map(|parcel| parcel.message).for_each(drop_contained);
                 Ok(receipts)
             }
             Err(kind) => {

@@ -55,9 +55,9 @@ impl Transaction {
     }
 
     /// Settles this delivery if the transaction is committed. It nacks it if not.
-    pub fn ack<E: Send + Sync + 'static>(&mut self, delivery: Delivery<E>) {
-        let (core, held) = delivery.into_held();
-        self.core.ack(&core, [held]);
+    pub fn ack<E: Send + Sync + 'static>(&mut self, mut delivery: Delivery<E>) {
+        let (core, held) = delivery.take_held();
+        self.core.ack(core, [held]);
     }
 
     /// Settles all that is left in this batch if the transaction is committed. It nacks it if not.

@@ -46,6 +46,7 @@ const FLOORS: &[(&str, Floor)] = &[
     ("codec", Floor::Words),
     ("contain", Floor::Words),
     ("error", Floor::Words),
+    ("few", Floor::Words),
     ("message", Floor::Words),
     ("name", Floor::Words),
     ("options", Floor::Words),

@@ -13,29 +13,31 @@ use crate::time::Tick;
 
 impl Ledger {
     /// How many of these a transaction could not ack together: their lease has ended, by the clock, or an earlier message of their key is unsettled and not
-    /// among them. Changes nothing; if it is none, an [`ack`](Self::ack) of each in order of sequence succeeds.
+    /// among them. In order of sequence. Changes nothing; if it is none, an [`ack`](Self::ack) of each in that order succeeds.
     pub(crate) fn cannot_commit(&self, tickets: impl Iterator<Item = Ticket> + Clone, now: Tick) -> u64 {
-        let mut members: BTreeMap<Key, usize> = BTreeMap::new();
-        if self.rules.ordered {
-            for key in tickets.clone().filter_map(|ticket| self.key_of(ticket)) {
-                *members.entry(key).or_default() += 1;
+        let holds = |ticket: Ticket| self.deadline_of(ticket).is_some_and(|deadline| now < deadline);
+        if !self.rules.ordered {
+            return tickets.filter(|&ticket| !holds(ticket)).count() as u64;
+        }
+        // How many of each key's first messages are among them, without a gap.
+        let mut firsts: BTreeMap<Key, usize> = BTreeMap::new();
+        for ticket in tickets.clone() {
+            if let Some(key) = self.key_of(ticket) {
+                let first = firsts.entry(key).or_default();
+                *first += usize::from(self.lanes.place(key, ticket.sequence) == Some(*first));
             }
         }
         let in_turn = |ticket: Ticket| match self.key_of(ticket) {
             None => true,
-            // So many of the key, each of them among as many that are first: then they are the first.
-            Some(key) => {
-                self.lanes.place(key, ticket.sequence).is_some_and(|place| members.get(&key) > Some(&place))
-            }
+            Some(key) => self.lanes.place(key, ticket.sequence).is_some_and(|place| place < firsts[&key]),
         };
-        let holds = |ticket: Ticket| self.deadline_of(ticket).is_some_and(|deadline| now < deadline);
         tickets.filter(|&ticket| !(holds(ticket) && in_turn(ticket))).count() as u64
     }
 
     /// When this hand-out's lease ends, if it holds the message.
     pub(crate) fn deadline_of(&self, ticket: Ticket) -> Option<Tick> {
         let lease = ticket.lease?;
-        if let Some(run) = self.runs.get(&lease)
+        if let Some(run) = self.runs.get(lease)
             && run.holds(ticket.sequence)
         {
             return Some(run.deadline);
@@ -81,8 +83,7 @@ impl Ledger {
     /// The transaction failed: the lease is what it was, and may have run out meanwhile.
     #[cfg_attr(not(test), expect(dead_code, reason = "for engines whose commit takes time"))]
     pub(crate) fn abort_commit(&mut self, ticket: Ticket) {
-        if let Some(deadline) = self.committing(ticket) {
-            let lease = ticket.lease.unwrap_or(LeaseId(0));
+        if let Some((lease, deadline)) = self.committing(ticket) {
             self.restand(ticket.sequence, Standing::Leased { lease, deadline });
         }
     }
@@ -98,9 +99,11 @@ impl Ledger {
         }
     }
 
-    fn committing(&self, ticket: Ticket) -> Option<Tick> {
+    fn committing(&self, ticket: Ticket) -> Option<(LeaseId, Tick)> {
         match self.entries.get(&ticket.sequence)?.standing {
-            Standing::Committing { lease, deadline } if Some(lease) == ticket.lease => Some(deadline),
+            Standing::Committing { lease, deadline } if Some(lease) == ticket.lease => {
+                Some((lease, deadline))
+            }
             _ => None,
         }
     }

@@ -3,10 +3,12 @@
 use std::collections::BTreeSet;
 
 use crate::delivery::intake::Examination;
-use crate::delivery::ledger::{Entry, LeaseId, Ledger, RUN_LEN_MAX, Run, Standing};
+use crate::delivery::ledger::{Entry, LeaseId, Ledger, Standing};
 use crate::delivery::ordering::Key;
 use crate::delivery::retry::Reason;
+use crate::delivery::runs::RUN_LEN_MAX;
 use crate::delivery::settled::Outcome;
+use crate::few::Few;
 use crate::options::DeliveryMode;
 use crate::sequence::Sequence;
 use crate::time::Tick;
@@ -32,6 +34,22 @@ pub(crate) struct Ticket {
 }
 
 impl Grant {
+    pub(crate) fn first_ticket(self) -> Ticket {
+        Ticket { sequence: self.first, attempt: self.attempt, lease: self.lease, generation: self.generation }
+    }
+
+    /// What is left when the first message is taken out of it.
+    pub(crate) fn without_first(self) -> Option<Grant> {
+        self.split_at(1).1
+    }
+
+    /// The first `len` messages, and what is left.
+    pub(crate) fn split_at(self, len: u64) -> (Grant, Option<Grant>) {
+        let here = self.len.min(len);
+        let rest = Grant { first: self.first + here, len: self.len - here, ..self };
+        (Grant { len: here, ..self }, (rest.len > 0).then_some(rest))
+    }
+
     pub(crate) fn tickets(&self) -> impl Iterator<Item = Ticket> + use<> {
         let grant = *self;
         (0..grant.len).map(move |n| Ticket {
@@ -72,7 +90,7 @@ impl Ledger {
     /// Decides what a receiver gets, at most `ask.max` messages. Time's consequences come first: call [`handle_timeout`](Self::handle_timeout) before.
     ///
     /// While new messages wait, at most every other hand-out is a redelivery. A message on its last attempt goes alone.
-    pub(crate) fn poll_lease(&mut self, ask: Ask, grants: &mut Vec<Grant>) -> Decision {
+    pub(crate) fn poll_lease(&mut self, ask: Ask, grants: &mut Few<Grant>) -> Decision {
         let room = self.rules.outstanding_max.saturating_sub(self.outstanding);
         let want = ask.max.min(room);
         if self.paused || want == 0 {
@@ -85,9 +103,43 @@ impl Ledger {
             return Decision::Examine(examination);
         }
         let lease = self.next_lease();
-        let mut pick = Pick { want, granted: 0, lease, followers: BTreeSet::new(), repeats: BTreeSet::new() };
+        let mut pick = Pick { want, granted: 0, lease, followers: None, repeats: None };
         while pick.granted < pick.want && self.grant_next(&ask, &mut pick, grants) {}
         if pick.granted == 0 { Decision::Empty } else { Decision::Granted }
+    }
+
+    /// The message that a receiver of one would get, if it is new, nobody needs to look at it, and nothing else is to happen first: then
+    /// [`grant_plain`](Self::grant_plain) does what [`poll_lease`](Self::poll_lease) would do, at less cost. For other modes than `AtMostOnce`, and where all up to the tail is plain.
+    #[inline]
+    pub(crate) fn next_plain(&self, now: Tick, tail: Sequence) -> Option<Sequence> {
+        let nothing_else = self.fresh.is_empty() && self.again.is_empty() && self.examining == 0;
+        let may = !self.paused && self.outstanding < self.rules.outstanding_max && nothing_else;
+        if !may || self.poll_timeout().is_some_and(|next| next <= now) {
+            return None;
+        }
+        self.settled.next_unsettled_run(self.cursor, tail).map(|(from, _)| from)
+    }
+
+    /// Leases the message that [`next_plain`](Self::next_plain) named under the same lock.
+    #[inline]
+    pub(crate) fn grant_plain(&mut self, sequence: Sequence, now: Tick) -> Ticket {
+        debug_assert!(sequence >= self.cursor && self.rules.mode != DeliveryMode::AtMostOnce);
+        self.cursor = sequence.next();
+        self.last_was_again = false;
+        self.counts.delivered += 1;
+        let lease = Some(self.grant_as_run(sequence, 1, now));
+        Ticket { sequence, attempt: 1, lease, generation: self.generation }
+    }
+
+    fn grant_as_run(&mut self, from: Sequence, len: u64, now: Tick) -> LeaseId {
+        let lease = self.runs.grant(from, len, now + self.rules.ack_deadline);
+        self.outstanding += len;
+        while self.runs.are_crowded()
+            && let Some((first, _)) = self.runs.first()
+        {
+            self.dissolve_run(first);
+        }
+        lease
     }
 
     fn wants_a_look(&self, ask: &Ask, want: u64) -> bool {
@@ -100,9 +152,9 @@ impl Ledger {
     }
 
     /// Grants one redelivery, or one examined message, or one run of new ones. False: nothing more for this receiver.
-    fn grant_next(&mut self, ask: &Ask, pick: &mut Pick, grants: &mut Vec<Grant>) -> bool {
+    fn grant_next(&mut self, ask: &Ask, pick: &mut Pick, grants: &mut Few<Grant>) -> bool {
         let fresh = self.fresh.first().copied();
-        let follower = pick.followers.first().copied();
+        let follower = pick.followers.as_ref().and_then(|followers| followers.first().copied());
         let new = match (fresh, follower) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
@@ -112,7 +164,8 @@ impl Ledger {
         } else {
             None
         };
-        let again = pick.repeats.first().copied().or(self.again.first().map(|&(_, sequence)| sequence));
+        let repeat = pick.repeats.as_ref().and_then(|repeats| repeats.first().copied());
+        let again = repeat.or(self.again.first().map(|&(_, sequence)| sequence));
         let new_waits = new.is_some() || unseen.is_some();
         match again {
             Some(sequence) if !(self.last_was_again && new_waits) => {
@@ -130,7 +183,7 @@ impl Ledger {
     }
 
     /// A message that has an entry. False when it must go alone and is not the first.
-    fn grant_one(&mut self, sequence: Sequence, ask: &Ask, pick: &mut Pick, grants: &mut Vec<Grant>) -> bool {
+    fn grant_one(&mut self, sequence: Sequence, ask: &Ask, pick: &mut Pick, grants: &mut Few<Grant>) -> bool {
         let Some(entry) = self.entries.get(&sequence).copied() else { return false };
         let attempts = entry.attempts.saturating_add(1);
         let alone = self.goes_alone(attempts);
@@ -138,8 +191,9 @@ impl Ledger {
             return false;
         }
         self.lift(sequence);
-        pick.followers.remove(&sequence);
-        pick.repeats.remove(&sequence);
+        for chosen in [&mut pick.followers, &mut pick.repeats].into_iter().flatten() {
+            chosen.remove(&sequence);
+        }
         // One that is released over and over has no attempt to show for it, and takes its turn like a redelivery.
         self.last_was_again = entry.attempts > 0 || matches!(entry.standing, Standing::Again { .. });
         self.counts.delivered += 1;
@@ -170,11 +224,8 @@ impl Ledger {
             && entry.standing == Standing::Queued
             && entry.not_before <= now
         {
-            if entry.attempts == 0 {
-                pick.followers.insert(next)
-            } else {
-                pick.repeats.insert(next)
-            };
+            let chosen = if entry.attempts == 0 { &mut pick.followers } else { &mut pick.repeats };
+            chosen.get_or_insert_default().insert(next);
         }
     }
 
@@ -186,7 +237,7 @@ impl Ledger {
         take_turns: bool,
         ask: &Ask,
         pick: &mut Pick,
-        grants: &mut Vec<Grant>,
+        grants: &mut Few<Grant>,
     ) -> bool {
         let alone = self.goes_alone(1);
         if alone && pick.granted > 0 {
@@ -205,12 +256,7 @@ impl Ledger {
             None
         } else {
             // A lease of its own for each run, so that the id finds the run.
-            let lease = self.next_lease();
-            let deadline = ask.now + self.rules.ack_deadline;
-            self.runs.insert(lease, Run { first: from, open: (1 << len) - 1, deadline });
-            self.run_deadlines.insert((deadline, lease));
-            self.outstanding += len;
-            Some(lease)
+            Some(self.grant_as_run(from, len, ask.now))
         };
         grants.push(Grant { first: from, len, attempt: 1, lease, generation: self.generation });
         !alone
@@ -247,7 +293,7 @@ impl Ledger {
             let key = self.lift(sequence).and_then(|entry| entry.key);
             self.counts.messages_expired += 1;
             self.settle(sequence, key, Outcome::Expired);
-        } else if let Some(&(deadline, lease)) = self.run_deadlines.first()
+        } else if let Some((lease, deadline)) = self.runs.first()
             && deadline <= at
         {
             self.expire_run(lease, deadline);
@@ -271,8 +317,7 @@ impl Ledger {
     }
 
     fn expire_run(&mut self, lease: LeaseId, deadline: Tick) {
-        self.run_deadlines.remove(&(deadline, lease));
-        let Some(run) = self.runs.remove(&lease) else { return };
+        let Some(run) = self.runs.remove(lease) else { return };
         for sequence in run.open_sequences() {
             self.outstanding -= 1;
             self.counts.leases_expired += 1;
@@ -287,7 +332,7 @@ struct Pick {
     granted: u64,
     lease: LeaseId,
     /// New messages whose key's earlier ones are in this batch.
-    followers: BTreeSet<Sequence>,
+    followers: Option<BTreeSet<Sequence>>,
     /// Likewise redeliveries: they take turns with new messages, as all redeliveries do.
-    repeats: BTreeSet<Sequence>,
+    repeats: Option<BTreeSet<Sequence>>,
 }

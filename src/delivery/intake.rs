@@ -1,8 +1,9 @@
 //! How messages get into the book: what a look at them found, and where a seek puts it.
 
-use crate::delivery::ledger::{Entry, Ledger, Run, Standing};
+use crate::delivery::ledger::{Entry, Ledger, Standing};
 use crate::delivery::ordering::Key;
 use crate::delivery::retry::Reason;
+use crate::delivery::runs::Run;
 use crate::delivery::settled::{Outcome, Settled};
 use crate::sequence::Sequence;
 use crate::time::Tick;
@@ -161,7 +162,7 @@ impl Ledger {
     fn entered_within(&mut self, from: Sequence, to: Sequence) -> Vec<Sequence> {
         let overlaps = |run: &Run| run.open_sequences().any(|sequence| (from..to).contains(&sequence));
         let runs: Vec<_> =
-            self.runs.iter().filter(|(_, run)| overlaps(run)).map(|(&lease, _)| lease).collect();
+            self.runs.iter().filter(|(_, run)| overlaps(run)).map(|(lease, _)| lease).collect();
         for lease in runs {
             self.dissolve_run(lease);
         }
@@ -193,7 +194,6 @@ impl Ledger {
         self.generation = self.generation.wrapping_add(1);
         self.entries.clear();
         self.runs.clear();
-        self.run_deadlines.clear();
         self.deadlines.clear();
         self.fresh.clear();
         self.again.clear();
@@ -211,17 +211,14 @@ impl Ledger {
 
     /// Turns the run that holds the message, if one does, into single leases: they can then differ.
     pub(super) fn dissolve_run_of(&mut self, sequence: Sequence) {
-        let holder = self.runs.iter().find(|(_, run)| run.holds(sequence)).map(|(&lease, _)| lease);
-        if let Some(lease) = holder {
+        if let Some(lease) = self.runs.holder_of(sequence) {
             self.dissolve_run(lease);
         }
     }
 
     /// Gives every message a new end of life, after the subscription's rule for it changed.
     pub(crate) fn set_expiries(&mut self, expiry_of: impl Fn(Sequence) -> Tick) {
-        for lease in self.runs.keys().copied().collect::<Vec<_>>() {
-            self.dissolve_run(lease);
-        }
+        self.dissolve_all_runs();
         for sequence in self.entries.keys().copied().collect::<Vec<_>>() {
             let parked = self.parked.get(&sequence).cloned();
             if let Some(entry) = self.lift(sequence) {

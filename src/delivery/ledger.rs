@@ -31,19 +31,52 @@
 //! | any | a seek before it; behind it | not looked at; settled |
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::time::Duration;
 
 use crate::delivery::intake::{Examination, Finding};
 use crate::delivery::ordering::{Key, Lanes};
 use crate::delivery::retry::{Beyond, Jitter, Reason};
+use crate::delivery::runs::Runs;
 use crate::delivery::settled::{Outcome, Settled};
+use crate::few::Few;
 use crate::options::{DeliveryMode, MessageStatus, RetryPolicy};
 use crate::sequence::Sequence;
 use crate::time::Tick;
 
+/// Spreads numbers that are ours, or hashed already: nobody outside chooses them. Multiplication by 2^64 over the golden ratio (Knuth, The Art of Computer Programming 3, 6.4).
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Spread(u64);
+
+impl Hasher for Spread {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&byte| self.write_u64(u64::from(byte)));
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = (self.0 ^ number).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+
+    fn finish(&self) -> u64 {
+        // A table looks at the low bits and at the high ones: the multiplication leaves the low ones as they came.
+        self.0.rotate_left(32)
+    }
+}
+
 /// One hand-out. Never used twice in a ledger, so that a stale settlement can be told from a current one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct LeaseId(pub(crate) u64);
+pub(crate) struct LeaseId(u64);
+
+impl LeaseId {
+    pub(super) fn of_run(number: u64) -> Self {
+        LeaseId(number << 1 | 1)
+    }
+
+    /// The run that was granted under this lease; none if it was single messages.
+    pub(super) fn run_number(self) -> Option<u64> {
+        (self.0 & 1 == 1).then_some(self.0 >> 1)
+    }
+}
 
 /// Where an unsettled message stands that the subscription has looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,17 +121,6 @@ pub(super) struct Entry {
     pub(super) spared: bool,
 }
 
-/// Consecutive messages without key or life, leased together on their first attempt. Bit `n` of `open`: `first + n` is still leased.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Run {
-    pub(super) first: Sequence,
-    pub(super) open: u64,
-    pub(super) deadline: Tick,
-}
-
-/// The longest run: one word, and a bit to spare for an expiry flag.
-pub(crate) const RUN_LEN_MAX: u64 = 63;
-
 const FORGET_STEP: u64 = 1_024;
 
 /// How one subscription delivers.
@@ -142,9 +164,8 @@ pub(crate) struct Ledger {
     pub(super) rules: Rules,
     pub(super) settled: Settled,
     pub(super) cursor: Sequence,
-    pub(super) entries: HashMap<Sequence, Entry>,
-    pub(super) runs: BTreeMap<LeaseId, Run>,
-    pub(super) run_deadlines: BTreeSet<(Tick, LeaseId)>,
+    pub(super) entries: HashMap<Sequence, Entry, BuildHasherDefault<Spread>>,
+    pub(super) runs: Runs,
     pub(super) deadlines: BTreeSet<(Tick, Sequence)>,
     pub(super) fresh: BTreeSet<Sequence>,
     pub(super) again: BTreeSet<(u64, Sequence)>,
@@ -165,7 +186,7 @@ pub(crate) struct Ledger {
     pub(super) counts: Counts,
     forgotten: Sequence,
     pub(super) events: Vec<LedgerEvent>,
-    pub(super) news: Vec<(Sequence, Sequence)>,
+    pub(super) news: Few<(Sequence, Sequence)>,
 }
 
 impl Ledger {
@@ -174,9 +195,8 @@ impl Ledger {
             rules,
             settled: Settled::starting_at(start),
             cursor: start,
-            entries: HashMap::new(),
-            runs: BTreeMap::new(),
-            run_deadlines: BTreeSet::new(),
+            entries: HashMap::default(),
+            runs: Runs::default(),
             deadlines: BTreeSet::new(),
             fresh: BTreeSet::new(),
             again: BTreeSet::new(),
@@ -196,7 +216,7 @@ impl Ledger {
             counts: Counts::default(),
             forgotten: start,
             events: Vec::new(),
-            news: Vec::new(),
+            news: Few::new(),
         }
     }
 
@@ -206,6 +226,10 @@ impl Ledger {
 
     /// Other rules from now on. Leases that run keep their deadlines.
     pub(crate) fn set_rules(&mut self, rules: Rules) {
+        if rules.ack_deadline < self.rules.ack_deadline {
+            // Those granted from now on end before these, and runs stand in the order of their ends.
+            self.dissolve_all_runs();
+        }
         self.rules = rules;
     }
 
@@ -260,8 +284,8 @@ impl Ledger {
     }
 
     /// The ranges that became settled since the engine last asked.
-    pub(crate) fn take_news(&mut self) -> Vec<(Sequence, Sequence)> {
-        std::mem::take(&mut self.news)
+    pub(crate) fn take_news(&mut self) -> Few<(Sequence, Sequence)> {
+        self.news.take()
     }
 
     /// Whether a receiver that asks now has something to get, or to look at.
@@ -275,13 +299,14 @@ impl Ledger {
 
     /// The next instant at which something happens by itself: a deadline, the end of a delay or of a life.
     pub(crate) fn poll_timeout(&self) -> Option<Tick> {
-        let firsts = [
-            self.run_deadlines.first().map(|first| first.0),
-            self.deadlines.first().map(|first| first.0),
-            self.delayed.first().map(|first| first.0),
-            self.expiring.first().map(|first| first.0),
-        ];
-        firsts.into_iter().flatten().min()
+        let mut next = self.runs.first().map_or(Tick::NEVER, |first| first.1);
+        // Mostly all three are empty.
+        for times in [&self.deadlines, &self.delayed, &self.expiring] {
+            if let Some(first) = times.first() {
+                next = next.min(first.0);
+            }
+        }
+        (next != Tick::NEVER).then_some(next)
     }
 
     pub(crate) fn status(&self, sequence: Sequence) -> MessageStatus {
@@ -389,7 +414,7 @@ impl Ledger {
 
     pub(super) fn next_lease(&mut self) -> LeaseId {
         self.leases += 1;
-        LeaseId(self.leases)
+        LeaseId(self.leases << 1)
     }
 }
 
@@ -397,21 +422,5 @@ impl Standing {
     /// Whether the end of its life removes the message: not while somebody holds it.
     fn may_expire(self) -> bool {
         !matches!(self, Standing::Leased { .. } | Standing::Committing { .. } | Standing::Burying)
-    }
-}
-
-impl Run {
-    pub(super) fn bit(&self, sequence: Sequence) -> Option<u64> {
-        let offset = sequence.get().checked_sub(self.first.get())?;
-        (offset < RUN_LEN_MAX).then(|| 1 << offset)
-    }
-
-    pub(super) fn holds(&self, sequence: Sequence) -> bool {
-        self.bit(sequence).is_some_and(|bit| self.open & bit != 0)
-    }
-
-    pub(super) fn open_sequences(&self) -> impl Iterator<Item = Sequence> + use<> {
-        let run = *self;
-        (0..RUN_LEN_MAX).filter(move |n| run.open & (1 << n) != 0).map(move |n| run.first + n)
     }
 }

@@ -8,6 +8,7 @@ pub(crate) mod intake;
 pub(crate) mod ledger;
 pub(crate) mod ordering;
 pub(crate) mod retry;
+mod runs;
 pub(crate) mod settled;
 mod settling;
 #[cfg(test)]

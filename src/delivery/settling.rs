@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use crate::delivery::hand_out::Ticket;
-use crate::delivery::ledger::{Entry, LeaseId, Ledger, LedgerEvent, Run, Standing};
+use crate::delivery::hand_out::{Grant, Ticket};
+use crate::delivery::ledger::{Entry, LeaseId, Ledger, LedgerEvent, Standing};
 use crate::delivery::ordering::Key;
 use crate::delivery::retry::{self, Beyond, Reason};
+use crate::delivery::runs::Run;
 use crate::delivery::settled::Outcome;
 use crate::options::DeliveryMode;
 use crate::sequence::Sequence;
@@ -44,6 +45,36 @@ impl Ledger {
         self.counts.acked += 1;
         self.settle(ticket.sequence, entry.key, Outcome::Acked);
         true
+    }
+
+    /// [`ack`](Self::ack) of a message that is still leased as part of a run, if it is. The engine is told here that it is settled now, and not by the news.
+    #[inline]
+    pub(crate) fn ack_plain(&mut self, ticket: Ticket) -> bool {
+        let Some(lease) = ticket.lease else { return false };
+        if !self.runs.take(lease, ticket.sequence) {
+            return false;
+        }
+        self.outstanding -= 1;
+        self.counts.acked += 1;
+        self.settled.settle(ticket.sequence, Outcome::Acked);
+        self.cursor = self.cursor.max(self.settled.low());
+        true
+    }
+
+    /// [`ack`](Self::ack) of messages in a row of one hand-out, at the cost of one if they are all still leased as a run. Says how many were settled by this.
+    pub(crate) fn ack_all(&mut self, grant: Grant) -> u64 {
+        if let Some(lease) = grant.lease
+            && self.runs.take_range(lease, grant.first, grant.len)
+        {
+            let end = grant.first + grant.len;
+            self.outstanding -= grant.len;
+            self.counts.acked += grant.len;
+            self.settled.settle_range(grant.first, end, Outcome::Acked);
+            self.note(grant.first, end);
+            self.cursor = self.cursor.max(self.settled.low());
+            return grant.len;
+        }
+        grant.tickets().filter(|&ticket| self.ack(ticket)).count() as u64
     }
 
     /// The attempt failed: the message comes back after `delay`, or as the retry policy says. False: it was not held, and nothing changed.
@@ -106,7 +137,7 @@ impl Ledger {
     /// Whether this very hand-out still holds the message.
     pub(crate) fn holds(&self, ticket: Ticket) -> bool {
         let Some(lease) = ticket.lease else { return false };
-        if self.runs.get(&lease).is_some_and(|run| run.holds(ticket.sequence)) {
+        if self.runs.get(lease).is_some_and(|run| run.holds(ticket.sequence)) {
             return true;
         }
         let standing = self.entries.get(&ticket.sequence).map(|entry| entry.standing);
@@ -147,30 +178,28 @@ impl Ledger {
 
     /// Takes one message out of the run that leases it. False: that run does not hold it.
     fn take_from_run(&mut self, sequence: Sequence, lease: LeaseId) -> bool {
-        let Some(run) = self.runs.get_mut(&lease) else { return false };
-        let Some(bit) = run.bit(sequence).filter(|bit| run.open & bit != 0) else { return false };
-        run.open &= !bit;
-        if run.open == 0 {
-            let deadline = run.deadline;
-            self.runs.remove(&lease);
-            self.run_deadlines.remove(&(deadline, lease));
-        }
-        self.outstanding -= 1;
-        true
+        let taken = self.runs.take(lease, sequence);
+        self.outstanding -= u64::from(taken);
+        taken
     }
 
     /// The message leaves its run, if it is in one, and has an entry of its own under the same lease.
     pub(super) fn dissolve_run_of_lease(&mut self, ticket: Ticket) {
         let Some(lease) = ticket.lease else { return };
-        let Some(run) = self.runs.get(&lease).copied() else { return };
+        let Some(run) = self.runs.get(lease).copied() else { return };
         if self.take_from_run(ticket.sequence, lease) {
             self.put(ticket.sequence, Entry::of_run(&run, lease));
         }
     }
 
+    pub(super) fn dissolve_all_runs(&mut self) {
+        while let Some((lease, _)) = self.runs.first() {
+            self.dissolve_run(lease);
+        }
+    }
+
     pub(super) fn dissolve_run(&mut self, lease: LeaseId) {
-        let Some(run) = self.runs.remove(&lease) else { return };
-        self.run_deadlines.remove(&(run.deadline, lease));
+        let Some(run) = self.runs.remove(lease) else { return };
         for sequence in run.open_sequences() {
             self.outstanding -= 1;
             self.put(sequence, Entry::of_run(&run, lease));

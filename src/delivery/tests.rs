@@ -145,7 +145,7 @@ impl Rig {
     /// What an engine's receiver does: time's consequences, then ask, look, ask again. Gives the hand-outs' places in `tickets`.
     fn lease(&mut self, max: u64) -> std::ops::Range<usize> {
         let first = self.tickets.len();
-        let mut grants = Vec::new();
+        let mut grants = crate::few::Few::new();
         loop {
             self.catch_up();
             let ask = Ask {

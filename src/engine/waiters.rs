@@ -93,6 +93,27 @@ impl WaitingRoom {
         WaitingRoom { waiting: AtomicUsize::new(0), seats: Mutex::new(seats) }
     }
 
+    /// [`wait`](Self::wait), but before it enters, and so makes whoever makes something available wake it, it looks for a short while whether something comes
+    /// by itself: `near` says so at little cost, and may be wrong either way. Two who answer each other then never come into the room.
+    pub(crate) fn wait_near<T>(
+        &self,
+        key: u64,
+        near: impl Fn() -> bool,
+        mut look: impl FnMut() -> Look<T>,
+    ) -> T {
+        for _ in 0..NEAR_LOOKS {
+            match look() {
+                Look::Found(found) => return found,
+                Look::GaveUp(reason) => return reason,
+                Look::Nothing { .. } => {}
+            }
+            if MODELLED || !spin(&near) {
+                break;
+            }
+        }
+        self.wait(key, look)
+    }
+
     /// Blocks this thread until `look` found something or gave up. `look` runs with nothing of ours locked, at least once, then once
     /// after registering and once after each wake or `until`. A panic in it passes the wake on.
     pub(crate) fn wait<T>(&self, key: u64, mut look: impl FnMut() -> Look<T>) -> T {
@@ -207,10 +228,18 @@ impl WaitingRoom {
     /// Whether nobody waits at all, tokens included. One fence and one load, no lock: what a publish costs when all are busy.
     ///
     /// To be asked after the new state is stored and every lock is dropped. All the `wake`s ask by themselves.
+    #[inline]
     pub(crate) fn nobody(&self) -> bool {
         // Pairs with the fence in `enter`: either we read the waiter's count, or it sees our state when it looks again.
         fence(Ordering::SeqCst);
         self.waiting.load(Ordering::Relaxed) == 0
+    }
+
+    /// [`nobody`](Self::nobody), the other way round and without the fence: for who asks under a lock that a waiter takes between entering and sleeping, when it looks again. Of the two, the second to take the lock
+    /// sees what the first did.
+    #[inline]
+    pub(crate) fn may_have_waiters(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) != 0
     }
 
     /// Wakes the first `count` of `key`, and renews its tokens; with a count of 0 only these.
@@ -559,6 +588,8 @@ std::thread_local! {
 /// 0.5 with 20 or 50.
 const SPIN: Duration = Duration::from_micros(20);
 const SPIN_AGAIN: u32 = 64;
+/// What is near may go to others each time. Who goes on looking all the same takes part in nobody's queue.
+const NEAR_LOOKS: u32 = 8;
 /// Looks between two readings of the clock, which cost as much as a few of them.
 const SPIN_LOOKS: u32 = 8;
 

@@ -13,7 +13,8 @@ use crate::time::Tick;
 
 pub(crate) use gate::Gate;
 use gate::Tail;
-pub(crate) use segment::{Segment, Slot, Spot, Watch};
+use segment::Filled;
+pub(crate) use segment::{Segment, Slot, Slots, Spot, SpotRef, Watch};
 
 use std::sync::Arc;
 
@@ -43,6 +44,10 @@ pub(crate) struct ResidentLog<E> {
 pub(crate) struct Writer<E> {
     next: Sequence,
     open: Option<Arc<Segment<E>>>,
+    /// What is in the open segment.
+    filled: Filled,
+    /// Those of a segment that went, for the next one.
+    spare: Option<Slots<E>>,
     slots: usize,
     slots_max: usize,
     bytes_max: u64,
@@ -53,6 +58,8 @@ impl<E> Writer<E> {
         Writer {
             next: Sequence::FIRST,
             open: None,
+            filled: Filled::default(),
+            spare: None,
             slots: SEGMENT_SLOTS_FIRST,
             slots_max: SEGMENT_SLOTS_MAX,
             bytes_max: SEGMENT_BYTES_MAX,
@@ -119,30 +126,65 @@ impl<E> ResidentLog<E> {
     }
 
     /// Writes one message behind the others; nobody sees it before [`publish_tail`](Self::publish_tail). True: it opened a new segment.
+    #[inline]
     pub(crate) fn append(&self, writer: &mut Writer<E>, slot: Slot<E>, bytes: u64) -> (Sequence, bool) {
+        let filled = writer.filled;
         let fits = writer
             .open
             .as_ref()
-            .is_some_and(|open| open.has_room_for(bytes, writer.slots_max, writer.bytes_max));
+            .is_some_and(|open| open.has_room_for(filled, bytes, writer.slots_max, writer.bytes_max));
         if !fits {
             self.open_segment(writer);
         }
         let sequence = writer.next;
         if let Some(open) = &writer.open {
-            open.push(slot, bytes);
+            open.push(&mut writer.filled, slot, bytes);
         }
         writer.next = sequence.next();
         (sequence, !fits)
     }
 
+    /// [`append`](Self::append) of messages that weigh alike. Gives how many there were, and whether a segment was opened.
+    pub(crate) fn append_all(
+        &self,
+        writer: &mut Writer<E>,
+        slots: impl ExactSizeIterator<Item = Slot<E>>,
+        bytes: u64,
+    ) -> (u64, bool) {
+        let (count, mut slots) = (slots.len() as u64, slots);
+        let (mut left, mut opened) = (count, false);
+        while left > 0 {
+            let room = writer
+                .open
+                .as_ref()
+                .map_or(0, |open| open.room_for(writer.filled, bytes, writer.slots_max, writer.bytes_max));
+            if room == 0 {
+                self.open_segment(writer);
+                opened = true;
+                continue;
+            }
+            if let Some(open) = &writer.open {
+                let pushed = open.push_all(&mut writer.filled, room, &mut slots, bytes);
+                writer.next += pushed;
+                left -= pushed;
+            }
+        }
+        (count, opened)
+    }
+
+    #[inline(never)]
     fn open_segment(&self, writer: &mut Writer<E>) {
         if writer.open.take().is_some() {
             writer.slots = (writer.slots * SEGMENT_GROWTH).min(SEGMENT_SLOTS_MAX);
         }
         let by_size = (SEGMENT_BYTES_MAX as usize / size_of::<Slot<E>>().max(1)).max(1);
-        let segment = Arc::new(Segment::new(writer.next, writer.slots.min(writer.slots_max).min(by_size)));
+        let count = writer.slots.min(writer.slots_max).min(by_size);
+        let spare = writer.spare.take().filter(|spare| spare.len() == count);
+        let slots = spare.unwrap_or_else(|| Segment::make_slots(count));
+        let segment = Arc::new(Segment::new(writer.next, slots));
         self.directory.write().insert(writer.next, segment.clone());
         writer.open = Some(segment);
+        writer.filled = Filled::default();
     }
 
     /// Where a message is kept, if it is.
@@ -213,6 +255,8 @@ impl<E> ResidentLog<E> {
         if writer.open.as_ref().is_some_and(|open| Arc::ptr_eq(open, segment)) {
             writer.open = None;
             writer.slots = SEGMENT_SLOTS_FIRST;
+            // An idle topic keeps little.
+            writer.spare = writer.spare.take().filter(|spare| spare.len() <= SEGMENT_SLOTS_FIRST);
         }
         let mut directory = self.directory.write();
         let removed = directory.remove(&segment.first());
@@ -221,10 +265,29 @@ impl<E> ResidentLog<E> {
         removed
     }
 
+    /// The places of a segment that was taken out, if nobody else holds it, for [`keep_spare`](Self::keep_spare). Drops what is in it: call it outside every lock.
+    pub(crate) fn empty(segment: Arc<Segment<E>>) -> Option<Slots<E>> {
+        Arc::try_unwrap(segment).ok().map(Segment::into_empty_slots)
+    }
+
+    /// The next segment of this size is made of these. What is not needed comes back, to be dropped outside every lock.
+    pub(crate) fn keep_spare(writer: &mut Writer<E>, slots: Slots<E>) -> Option<Slots<E>> {
+        let wanted = if writer.open.is_some() { SEGMENT_SLOTS_MAX } else { SEGMENT_SLOTS_FIRST };
+        if slots.len() != wanted {
+            return Some(slots);
+        }
+        writer.spare.replace(slots)
+    }
+
     /// Takes all segments out; drop them outside every lock.
     pub(crate) fn clear(&self, writer: &mut Writer<E>) -> Vec<Arc<Segment<E>>> {
         writer.open = None;
         std::mem::take(&mut *self.directory.write()).into_values().collect()
+    }
+
+    /// A view of the message in a place that a lot has.
+    pub(crate) fn message_at<'a>(&self, place: SpotRef<'a, E>) -> MessageRef<'a, E> {
+        place.message(MessageId::new(self.incarnation, place.sequence()))
     }
 
     /// A view of the message in a spot.

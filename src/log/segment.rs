@@ -1,11 +1,10 @@
 //! One stretch of a topic's log: slots that are written once and then only read.
 
 use std::fmt;
-use std::mem::needs_drop;
 use std::num::NonZeroU64;
 use std::sync::{Arc, OnceLock};
 
-use crate::contain::drop_contained;
+use crate::contain::contained;
 use crate::message::{Extras, MessageId, MessageRef};
 use crate::sequence::Sequence;
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -63,6 +62,12 @@ impl<E> Slot<E> {
     }
 }
 
+impl<E> fmt::Debug for Slot<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Slot").field(&self.published()).finish()
+    }
+}
+
 /// Who keeps a segment alive, as far as the topic last looked: see the topic's reclaiming.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Watch {
@@ -73,24 +78,59 @@ pub(crate) enum Watch {
 }
 
 /// Consecutive messages. Slots are written in order, by the topic's one writer; a slot below the log's tail never changes.
+#[repr(C)]
 pub(crate) struct Segment<E> {
     first: Sequence,
-    slots: Box<[OnceLock<Slot<E>>]>,
-    /// How many slots are written. Only the writer, under the topic's lock, moves it.
-    written: AtomicU64,
-    bytes: AtomicU64,
+    slots: Slots<E>,
     watch: AtomicU64,
+    /// What follows changes with each message, and readers need what is above: they are to share no cache line.
+    _apart: [u64; 8],
+    written: Written,
+}
+
+/// The places of a segment, each written once.
+pub(crate) type Slots<E> = Box<[OnceLock<Slot<E>>]>;
+
+/// How much is in a segment, for others than its writer.
+struct Written {
+    /// Only the writer, under the topic's lock, moves it.
+    slots: AtomicU64,
+    bytes: AtomicU64,
+}
+
+/// How much is in it, as its writer knows.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Filled {
+    slots: usize,
+    bytes: u64,
 }
 
 impl<E> Segment<E> {
-    pub(super) fn new(first: Sequence, slots: usize) -> Self {
+    pub(super) fn new(first: Sequence, slots: Slots<E>) -> Self {
         Segment {
             first,
-            slots: (0..slots).map(|_| OnceLock::new()).collect(),
-            written: AtomicU64::new(0),
-            bytes: AtomicU64::new(0),
+            slots,
             watch: AtomicU64::new(0),
+            _apart: [0; 8],
+            written: Written { slots: AtomicU64::new(0), bytes: AtomicU64::new(0) },
         }
+    }
+
+    pub(super) fn make_slots(count: usize) -> Slots<E> {
+        (0..count).map(|_| OnceLock::new()).collect()
+    }
+
+    /// Drops what is in it, and gives the places, to be written again. Call it outside every lock.
+    pub(super) fn into_empty_slots(mut self) -> Slots<E> {
+        self.empty();
+        std::mem::take(&mut self.slots)
+    }
+
+    /// An event's own `Drop` is its author's code: when one panics, the others are dropped all the same, and whoever let go of the last
+    /// message of a segment is not the one to be punished.
+    fn empty(&mut self) {
+        let mut left = self.slots.iter_mut();
+        while contained(|| left.by_ref().map_while(OnceLock::take).for_each(drop)).is_none() {}
     }
 
     pub(crate) fn first(&self) -> Sequence {
@@ -103,31 +143,64 @@ impl<E> Segment<E> {
     }
 
     pub(crate) fn len(&self) -> u64 {
-        self.written.load(Ordering::Acquire)
+        self.written.slots.load(Ordering::Acquire)
     }
 
     /// What its messages weigh.
     pub(crate) fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
+        self.written.bytes.load(Ordering::Relaxed)
     }
 
     pub(super) fn covers(&self, sequence: Sequence) -> bool {
         self.first <= sequence && sequence < self.end()
     }
 
-    pub(super) fn has_room_for(&self, bytes: u64, slots_max: usize, bytes_max: u64) -> bool {
-        let written = self.len();
-        let weight = self.bytes().saturating_add(bytes);
-        (written as usize) < self.slots.len().min(slots_max) && (written == 0 || weight <= bytes_max)
+    pub(super) fn has_room_for(&self, filled: Filled, bytes: u64, slots_max: usize, bytes_max: u64) -> bool {
+        let weight = filled.bytes.saturating_add(bytes);
+        filled.slots < self.slots.len().min(slots_max) && (filled.slots == 0 || weight <= bytes_max)
     }
 
     /// The writer's alone.
-    pub(super) fn push(&self, slot: Slot<E>, bytes: u64) {
-        let written = self.written.load(Ordering::Relaxed);
-        let set = self.slots.get(written as usize).map(|place| place.set(slot).is_ok());
-        assert_eq!(set, Some(true), "the writer looked for room, and writes each slot once");
-        self.bytes.store(self.bytes().saturating_add(bytes), Ordering::Relaxed);
-        self.written.store(written + 1, Ordering::Release);
+    #[inline]
+    pub(super) fn push(&self, filled: &mut Filled, slot: Slot<E>, bytes: u64) {
+        let place = &self.slots[filled.slots];
+        assert!(place.get().is_none(), "the writer writes each slot once");
+        place.get_or_init(|| slot);
+        filled.slots += 1;
+        filled.bytes = filled.bytes.saturating_add(bytes);
+        self.written.bytes.store(filled.bytes, Ordering::Relaxed);
+        self.written.slots.store(filled.slots as u64, Ordering::Release);
+    }
+
+    /// [`push`](Self::push) of as many as there is room for, each of this weight. The writer's alone.
+    pub(super) fn push_all(
+        &self,
+        filled: &mut Filled,
+        room: usize,
+        slots: &mut impl Iterator<Item = Slot<E>>,
+        bytes: u64,
+    ) -> u64 {
+        let mut count = 0;
+        for place in &self.slots[filled.slots..filled.slots + room] {
+            let Some(slot) = slots.next() else { break };
+            assert!(place.get().is_none(), "the writer writes each slot once");
+            place.get_or_init(|| slot);
+            count += 1;
+        }
+        filled.slots += count as usize;
+        filled.bytes = filled.bytes.saturating_add(bytes.saturating_mul(count));
+        self.written.bytes.store(filled.bytes, Ordering::Relaxed);
+        self.written.slots.store(filled.slots as u64, Ordering::Release);
+        count
+    }
+
+    /// How many messages of this weight there is room for.
+    pub(super) fn room_for(&self, filled: Filled, bytes: u64, slots_max: usize, bytes_max: u64) -> usize {
+        let slots = self.slots.len().min(slots_max).saturating_sub(filled.slots);
+        let by_bytes = bytes_max.saturating_sub(filled.bytes).checked_div(bytes).unwrap_or(u64::MAX);
+        // The first is taken whatever it weighs.
+        let least = usize::from(filled.slots == 0);
+        slots.min(usize::try_from(by_bytes).unwrap_or(usize::MAX).max(least))
     }
 
     pub(crate) fn watch(&self) -> Watch {
@@ -163,17 +236,8 @@ impl<E> Segment<E> {
 }
 
 impl<E> Drop for Segment<E> {
-    /// An event's own `Drop` is its author's code: when one panics, the others are dropped all the same, and whoever let go of the last
-    /// message of a segment is not the one to be punished.
     fn drop(&mut self) {
-        if !needs_drop::<Slot<E>>() {
-            return;
-        }
-        for slot in &mut self.slots {
-            if let Some(slot) = slot.take() {
-                drop_contained(slot);
-            }
-        }
+        self.empty();
     }
 }
 
@@ -195,10 +259,24 @@ pub(crate) struct Spot<E> {
 }
 
 impl<E> Spot<E> {
-    pub(super) fn new(segment: Arc<Segment<E>>, sequence: Sequence) -> Option<Self> {
-        let index = u32::try_from(sequence - segment.first).ok()?;
+    /// None: the segment does not have it.
+    pub(crate) fn new(segment: Arc<Segment<E>>, sequence: Sequence) -> Option<Self> {
+        let index = u32::try_from(sequence.get().checked_sub(segment.first.get())?).ok()?;
         segment.slots.get(index as usize)?.get()?;
         Some(Spot { segment, index })
+    }
+
+    /// How many messages there are in the segment from this one on.
+    pub(crate) fn left_in_segment(&self) -> u64 {
+        self.segment.len() - u64::from(self.index)
+    }
+
+    /// This message and those after it in the segment, `len` in all.
+    pub(crate) fn run(&self, len: u64) -> impl Iterator<Item = SpotRef<'_, E>> {
+        (u64::from(self.index)..).take(len as usize).filter_map(|index| {
+            let slot = self.segment.slots.get(index as usize)?.get()?;
+            Some(SpotRef { slot, sequence: self.segment.first + index })
+        })
     }
 
     /// The message `sequence` if it lies in the same segment, without a look into the directory.
@@ -208,6 +286,10 @@ impl<E> Spot<E> {
 
     pub(crate) fn segment(&self) -> &Arc<Segment<E>> {
         &self.segment
+    }
+
+    pub(crate) fn into_segment(self) -> Arc<Segment<E>> {
+        self.segment
     }
 
     pub(crate) fn sequence(&self) -> Sequence {
@@ -232,6 +314,23 @@ impl<E> Spot<E> {
 
     pub(crate) fn published_and_extras(&self) -> (Tick, Option<&Extras>) {
         (self.slot().published(), self.slot().extras())
+    }
+}
+
+/// A message in a segment that somebody else keeps.
+pub(crate) struct SpotRef<'a, E> {
+    slot: &'a Slot<E>,
+    sequence: Sequence,
+}
+
+impl<'a, E> SpotRef<'a, E> {
+    pub(crate) fn sequence(&self) -> Sequence {
+        self.sequence
+    }
+
+    pub(super) fn message(&self, id: MessageId) -> MessageRef<'a, E> {
+        let slot = self.slot;
+        MessageRef { id, published: slot.published(), event: slot.event(), extras: slot.extras() }
     }
 }
 

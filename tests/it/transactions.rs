@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use eventflow::{
-    Capacity, CommitReason, DeadLetter, DeliveryMode, Message, Overflow, Retention, Seek, Start,
+    Capacity, CommitReason, DeadLetter, DedupWindow, DeliveryMode, Message, Overflow, Retention, Seek, Start,
     Subscription, Topic, TryRecvError,
 };
 
@@ -283,7 +283,7 @@ fn p12_one_transaction_may_ack_a_whole_run_of_a_key_in_any_order_of_words() {
     tx.ack(third);
     tx.ack(second);
     let failed = tx.commit().expect_err("the first is not among them");
-    assert_eq!(failed.reason, CommitReason::LeaseExpired { count: 1 });
+    assert_eq!(failed.reason, CommitReason::LeaseExpired { count: 2 });
     let mut tx = failed.transaction;
     tx.ack(batch.pop().expect("three"));
     tx.commit().expect("all of the run");
@@ -410,4 +410,90 @@ fn a_commit_future_wakes_for_space_and_for_its_first_deadline() {
             delivery.ack().expect("leased");
         }
     }
+}
+
+#[test]
+fn deliveries_that_join_after_a_full_commit_are_spared_too() {
+    let (desk, results, _reader) = bench();
+    results.update().capacity(Capacity::messages(1)).apply().expect("a good option");
+    send(&results, 0);
+    send(&desk.topic, 1);
+    send(&desk.topic, 2);
+    let mut tx = desk.broker.transaction();
+    tx.publish(&results, 3);
+    for _ in 0..2 {
+        tx.ack(take(&desk.sub));
+        let failed = tx.try_commit().expect_err("the topic is full");
+        assert_eq!(failed.reason, CommitReason::Full);
+        tx = failed.transaction;
+    }
+    desk.clock.advance(DEADLINE);
+    assert_eq!((take(&desk.sub).attempt(), take(&desk.sub).attempt()), (1, 1));
+    assert_eq!(desk.sub.stats().leases_expired, 0);
+}
+
+#[test]
+fn a_delivery_that_its_hand_out_settled_neither_fails_a_commit_nor_counts_as_outstanding_work() {
+    let (desk, results, reader) = bench_with(|options| options.delivery(DeliveryMode::AtMostOnce));
+    send(&desk.topic, 1);
+    let mut tx = desk.broker.transaction();
+    tx.ack(take(&desk.sub));
+    tx.publish(&results, 2);
+    desk.sub.delete().expect("it is there");
+    tx.commit().expect("nothing of it is needed");
+    assert_eq!(*take(&reader), 2);
+}
+
+#[test]
+fn drop_oldest_spares_what_the_transaction_acks() {
+    let (broker, _clock) = manual();
+    let limit = Capacity::messages(2).overflow(Overflow::DropOldest);
+    let topic = broker.topic::<u32>("topic").capacity(limit).create().expect("new");
+    let sub = topic.subscription("sub").create().expect("new");
+    send(&topic, 1);
+    send(&topic, 2);
+    let mut tx = broker.transaction();
+    tx.ack(take(&sub));
+    tx.publish(&topic, 3);
+    tx.publish(&topic, 4);
+    tx.commit().expect("the one that is not its own goes");
+    assert_eq!(topic.stats().dropped, 1);
+    assert_eq!((*take(&sub), *take(&sub)), (3, 4));
+}
+
+#[test]
+fn nothing_is_dropped_for_a_commit_that_another_topic_stands_against() {
+    let (broker, _clock) = manual();
+    let drops = Capacity::messages(1).overflow(Overflow::DropOldest);
+    let loose = broker.topic::<u32>("loose").capacity(drops).create().expect("new");
+    let tight = broker.topic::<u32>("tight").capacity(Capacity::messages(1)).create().expect("new");
+    let readers = [&loose, &tight].map(|topic| topic.subscription("sub").create().expect("new"));
+    send(&loose, 1);
+    send(&tight, 1);
+    let mut tx = broker.transaction();
+    tx.publish(&loose, 2);
+    tx.publish(&tight, 2);
+    assert_eq!(tx.try_commit().expect_err("tight is full").reason, CommitReason::Full);
+    assert_eq!((loose.stats().dropped, *take(&readers[0])), (0, 1));
+}
+
+#[test]
+fn a_retry_after_dedup_was_turned_off_publishes() {
+    let (broker, _clock) = manual();
+    let topic = broker.topic::<String>("topic").create().expect("new");
+    let full = broker.topic::<u32>("full").capacity(Capacity::messages(1)).create().expect("new");
+    let (reader, other) =
+        (topic.subscription("sub").create().expect("new"), full.subscription("sub").create().expect("new"));
+    let note = || Message::new("x".to_owned()).idempotency_id("a");
+    send(&topic, note());
+    send(&full, 0);
+    let mut tx = broker.transaction();
+    tx.publish(&topic, note());
+    tx.publish(&full, 1);
+    let failed = tx.try_commit().expect_err("full");
+    topic.update().dedup(DedupWindow::off()).apply().expect("a good option");
+    take(&other).ack().expect("leased");
+    let receipts = failed.transaction.commit().expect("there is space now");
+    assert!(!receipts[0].deduplicated);
+    assert_eq!(reader.stats().backlog, 2);
 }

@@ -96,10 +96,12 @@ impl BrokerCore {
         })
     }
 
+    #[inline]
     pub(crate) fn now(&self) -> Tick {
         self.line.now()
     }
 
+    #[inline]
     pub(crate) fn phase(&self) -> Phase {
         match self.phase.load(Ordering::SeqCst) {
             0 => Phase::Open,

@@ -6,18 +6,19 @@
 //! lock to see the end of a topic: where there are several topics, one gate shows them all at one instant. No user code runs meanwhile.
 
 use std::any::Any;
+use std::ops::DerefMut;
 use std::sync::Arc;
 
 use crate::contain::drop_contained;
 use crate::delivery::hand_out::Ticket;
 use crate::engine::local::broker::{BrokerCore, Phase};
-use crate::engine::local::occupancy::Room;
 use crate::engine::local::publish::{Aftermath, Append, Parcel, refuse_for_space};
 use crate::engine::local::receive::Held;
-use crate::engine::local::subscription::{After, Desk, SubscriptionCore};
+use crate::engine::local::subscription::{After, AfterPlain, Desk, SubscriptionCore};
 use crate::engine::local::topic::{TopicCore, TopicState};
 use crate::engine::waiters::WaitingRoom;
 use crate::error::{CommitReason, PublishErrorKind, RecvError};
+use crate::few::Few;
 use crate::log::Gate;
 use crate::message::MessageId;
 use crate::sequence::Sequence;
@@ -29,6 +30,8 @@ pub(crate) trait Input: Any + Send + Sync {
     fn book(&self) -> u64;
     fn len(&self) -> usize;
     fn lock(&mut self) -> Box<dyn LockedInput + '_>;
+    /// [`lock`](Self::lock) for as long as `act` runs: nothing is allocated for it.
+    fn with_lock(&mut self, act: &mut dyn FnMut(&mut dyn LockedInput));
     /// After a commit, with nothing locked.
     fn follow_up(&mut self);
     /// When the first of the leases ends.
@@ -53,6 +56,8 @@ pub(crate) trait Output: Any + Send + Sync {
     fn incarnation(&self) -> u64;
     fn len(&self) -> usize;
     fn lock(&mut self) -> Box<dyn LockedOutput + '_>;
+    /// [`lock`](Self::lock) for as long as `act` runs: nothing is allocated for it.
+    fn with_lock(&mut self, act: &mut dyn FnMut(&mut dyn LockedOutput));
     /// After a commit, with nothing locked.
     fn follow_up(&mut self);
     fn receipt(&self, nth: usize) -> Option<(MessageId, bool)>;
@@ -85,37 +90,54 @@ pub(crate) trait Space: Send + Sync {
 /// See [`Input`].
 pub(crate) struct Leases<E> {
     core: Arc<SubscriptionCore<E>>,
-    /// In order of sequence.
-    held: Vec<Held<E>>,
-    after: Option<After>,
+    held: Few<Held<E>>,
+    after: Settled,
+}
+
+/// What is to follow from the acks of a commit.
+enum Settled {
+    Nothing,
+    Plainly(AfterPlain),
+    /// Boxed, because it is rare and large.
+    With(Box<After>),
 }
 
 struct LockedLeases<'a, E> {
     core: &'a Arc<SubscriptionCore<E>>,
-    desk: MutexGuard<'a, Desk>,
+    desk: MutexGuard<'a, Desk<E>>,
     held: &'a [Held<E>],
-    after: &'a mut Option<After>,
+    after: &'a mut Settled,
 }
 
 impl<E: Send + Sync + 'static> Leases<E> {
     pub(crate) fn new(core: Arc<SubscriptionCore<E>>) -> Self {
-        Leases { core, held: Vec::with_capacity(1), after: None }
+        Leases { core, held: Few::new(), after: Settled::Nothing }
     }
 
-    /// What its hand-out has settled is settled: there is nothing to hold.
     pub(crate) fn add(&mut self, held: Held<E>) {
-        if held.ticket.lease.is_none() {
-            return drop_contained(held);
+        self.held.push(held);
+    }
+
+    fn locked(&mut self) -> LockedLeases<'_, E> {
+        self.sort();
+        let Leases { core, held, after } = self;
+        LockedLeases { desk: core.desk.lock(), core, held: held.as_slice(), after }
+    }
+
+    /// A key's messages are acked in their order.
+    fn sort(&mut self) {
+        let held = self.held.as_mut_slice();
+        if !held.is_sorted_by_key(|held| held.ticket.sequence) {
+            held.sort_by_key(|held| held.ticket.sequence);
         }
-        let at = self.held.partition_point(|other| other.ticket.sequence < held.ticket.sequence);
-        self.held.insert(at, held);
     }
 
     fn take_tickets(&mut self) -> Vec<Ticket> {
         // The messages go first: what follows may let go of the log's last hold on them.
-        let held = std::mem::take(&mut self.held);
+        self.sort();
+        let held = self.held.take();
         let tickets = held.iter().map(|held| held.ticket).collect();
-        held.into_iter().for_each(drop_contained);
+        drop(held);
         tickets
     }
 }
@@ -130,14 +152,27 @@ impl<E: Send + Sync + 'static> Input for Leases<E> {
     }
 
     fn lock(&mut self) -> Box<dyn LockedInput + '_> {
-        let Leases { core, held, after } = self;
-        Box::new(LockedLeases { desk: core.desk.lock(), core, held, after })
+        Box::new(self.locked())
+    }
+
+    fn with_lock(&mut self, act: &mut dyn FnMut(&mut dyn LockedInput)) {
+        act(&mut self.locked());
     }
 
     fn follow_up(&mut self) {
-        std::mem::take(&mut self.held).into_iter().for_each(drop_contained);
-        if let Some(after) = self.after.take() {
-            self.core.follow_up(after);
+        let held = self.held.take();
+        match std::mem::replace(&mut self.after, Settled::Nothing) {
+            Settled::Nothing => {}
+            Settled::Plainly(after) => {
+                if let (Some(only), _) = held.into_parts() {
+                    self.core.follow_up_plain(after, only);
+                }
+            }
+            Settled::With(after) => {
+                // First the messages: what follows may let go of the log's last hold on them.
+                drop(held);
+                self.core.follow_up(*after);
+            }
         }
     }
 
@@ -151,10 +186,10 @@ impl<E: Send + Sync + 'static> Input for Leases<E> {
     }
 
     fn give_back(&mut self, spared: bool) {
-        let tickets = self.take_tickets();
-        if tickets.is_empty() {
+        if self.held.is_empty() {
             return;
         }
+        let tickets = self.take_tickets();
         let _stale = if spared { self.core.release_all(&tickets) } else { self.core.nack_all(&tickets) };
     }
 }
@@ -178,6 +213,13 @@ impl<E: Send + Sync + 'static> LockedInput for LockedLeases<'_, E> {
     }
 
     fn settle(&mut self) {
+        if let [only] = self.held
+            && !self.core.is_watched()
+            && self.desk.ledger.ack_plain(only.ticket)
+        {
+            *self.after = Settled::Plainly(self.core.collect_plain_ack(&mut self.desk, only));
+            return;
+        }
         for held in self.held {
             let done = self.desk.ledger.ack(held.ticket);
             assert!(done, "what was asked under this lock holds under it");
@@ -186,14 +228,14 @@ impl<E: Send + Sync + 'static> LockedInput for LockedLeases<'_, E> {
             [only] => Some(&**only.spot.segment()),
             _ => None,
         };
-        *self.after = Some(self.core.collect(&mut self.desk, segment));
+        *self.after = Settled::With(Box::new(self.core.collect(&mut self.desk, segment)));
     }
 }
 
 /// See [`Output`].
 pub(crate) struct Posts<E> {
     core: Arc<TopicCore<E>>,
-    parcels: Vec<Parcel<E>>,
+    parcels: Few<Parcel<E>>,
     after: Aftermath,
 }
 
@@ -206,11 +248,16 @@ struct LockedPosts<'a, E> {
 
 impl<E: Send + Sync + 'static> Posts<E> {
     pub(crate) fn new(core: Arc<TopicCore<E>>) -> Self {
-        Posts { core, parcels: Vec::with_capacity(1), after: Aftermath::default() }
+        Posts { core, parcels: Few::new(), after: Aftermath::default() }
     }
 
     pub(crate) fn add(&mut self, parcel: Parcel<E>) {
         self.parcels.push(parcel);
+    }
+
+    fn locked(&mut self) -> LockedPosts<'_, E> {
+        let Posts { core, parcels, after } = self;
+        LockedPosts { state: core.state.lock(), core, parcels: parcels.as_mut_slice(), after }
     }
 }
 
@@ -224,20 +271,23 @@ impl<E: Send + Sync + 'static> Output for Posts<E> {
     }
 
     fn lock(&mut self) -> Box<dyn LockedOutput + '_> {
-        let Posts { core, parcels, after } = self;
-        Box::new(LockedPosts { state: core.state.lock(), core, parcels, after })
+        Box::new(self.locked())
+    }
+
+    fn with_lock(&mut self, act: &mut dyn FnMut(&mut dyn LockedOutput)) {
+        act(&mut self.locked());
     }
 
     fn follow_up(&mut self) {
         // What nobody keeps, and repeats.
-        for message in self.parcels.iter_mut().filter_map(|parcel| parcel.message.take()) {
+        for message in self.parcels.as_mut_slice().iter_mut().filter_map(|parcel| parcel.message.take()) {
             drop_contained(message);
         }
         self.core.follow_up_publish(&std::mem::take(&mut self.after));
     }
 
     fn receipt(&self, nth: usize) -> Option<(MessageId, bool)> {
-        self.parcels.get(nth)?.receipt
+        self.parcels.as_slice().get(nth)?.receipt
     }
 
     fn space(&self) -> Arc<dyn Space> {
@@ -263,8 +313,7 @@ impl<E: Send + Sync + 'static> LockedOutput for LockedPosts<'_, E> {
     }
 
     fn refuse(&self, acked: &[Sequence]) -> Option<Append> {
-        let freed = self.state.occupancy.as_ref().map_or(Room::default(), |space| space.room_of(acked));
-        refuse_for_space(&self.state, self.parcels, freed)
+        refuse_for_space(&self.state, self.parcels, acked)
     }
 
     fn write(&mut self, now: Tick) {
@@ -320,28 +369,40 @@ pub(super) fn attempt(
     inputs: &mut [Box<dyn Input>],
     outputs: &mut [Box<dyn Output>],
 ) -> Attempt {
+    if let ([input], [output]) = (&mut *inputs, &mut *outputs) {
+        // Consume, transform, produce: most transactions.
+        let mut attempted = None;
+        output.with_lock(&mut |output| {
+            input.with_lock(&mut |input| {
+                attempted = Some(attempt_locked(broker, &mut [input], &mut [&mut *output]));
+            });
+        });
+        return attempted.unwrap_or(Attempt::Done);
+    }
     let mut outputs: Vec<_> = outputs.iter_mut().map(|output| output.lock()).collect();
     let mut inputs: Vec<_> = inputs.iter_mut().map(|input| input.lock()).collect();
+    attempt_locked(broker, &mut inputs, &mut outputs)
+}
+
+fn attempt_locked<'a, 'b, I, O>(broker: &BrokerCore, inputs: &mut [I], outputs: &mut [O]) -> Attempt
+where
+    I: DerefMut<Target = dyn LockedInput + 'a>,
+    O: DerefMut<Target = dyn LockedOutput + 'b>,
+{
     // Only now: time passes while one waits for locks.
     let now = broker.now();
-    if let Err(reason) = ask(broker, &inputs, &mut outputs, now) {
+    if let Err(reason) = ask(broker, inputs, outputs, now) {
         return Attempt::Refused(reason);
     }
-    for (n, output) in outputs.iter().enumerate().filter(|(_, output)| output.is_limited()) {
-        let mut acked = Vec::new();
-        inputs.iter().for_each(|input| input.acked_of(output.incarnation(), &mut acked));
-        acked.sort_unstable();
-        match output.refuse(&acked) {
-            None => {}
-            Some(Append::Refused(kind)) if kind != PublishErrorKind::Full => {
-                return Attempt::Refused(kind.into());
-            }
-            Some(lack) => return Attempt::Lacks(n, lack),
-        }
+    if outputs.iter().any(|output| output.is_limited())
+        && let Some(lack) = find_lack(inputs, outputs)
+    {
+        return lack;
     }
     outputs.iter_mut().for_each(|output| output.write(now));
     inputs.iter_mut().for_each(|input| input.settle());
-    match outputs.as_slice() {
+    match &*outputs {
+        [] => {}
         [only] => only.show(),
         several => {
             let gate = Gate::new();
@@ -353,13 +414,40 @@ pub(super) fn attempt(
     Attempt::Done
 }
 
+/// Which topic is full, if one is. What drops messages comes last: they are not to be dropped for a commit that something else stands against.
+fn find_lack<'a, 'b, I, O>(inputs: &[I], outputs: &[O]) -> Option<Attempt>
+where
+    I: DerefMut<Target = dyn LockedInput + 'a>,
+    O: DerefMut<Target = dyn LockedOutput + 'b>,
+{
+    let mut drops = None;
+    for (n, output) in outputs.iter().enumerate().filter(|(_, output)| output.is_limited()) {
+        let mut acked = Vec::new();
+        inputs.iter().for_each(|input| input.acked_of(output.incarnation(), &mut acked));
+        acked.sort_unstable();
+        match output.refuse(&acked) {
+            None => {}
+            Some(Append::Refused(kind)) if kind != PublishErrorKind::Full => {
+                return Some(Attempt::Refused(kind.into()));
+            }
+            Some(drop @ Append::MustDrop(_)) => drops = drops.or(Some(Attempt::Lacks(n, drop))),
+            Some(lack) => return Some(Attempt::Lacks(n, lack)),
+        }
+    }
+    drops
+}
+
 /// Everything that can stand against it but lack of space.
-fn ask(
+fn ask<'a, 'b, I, O>(
     broker: &BrokerCore,
-    inputs: &[Box<dyn LockedInput + '_>],
-    outputs: &mut [Box<dyn LockedOutput + '_>],
+    inputs: &[I],
+    outputs: &mut [O],
     now: Tick,
-) -> Result<(), CommitReason> {
+) -> Result<(), CommitReason>
+where
+    I: DerefMut<Target = dyn LockedInput + 'a>,
+    O: DerefMut<Target = dyn LockedOutput + 'b>,
+{
     // What is outstanding may be committed while the broker drains; what only publishes is a new publish.
     if broker.phase() == Phase::Closed || (broker.phase() == Phase::Draining && inputs.is_empty()) {
         return Err(CommitReason::Closed);

@@ -138,10 +138,10 @@ impl Occupancy {
         }
     }
 
-    /// The oldest message that is not settled by all.
-    pub(super) fn oldest(&self) -> Option<Sequence> {
-        let at = self.cells.iter().position(|cell| cell.unsettled > 0)?;
-        Some(self.first + at as u64)
+    /// The oldest message that is not settled by all, and none of these, which are in order.
+    pub(super) fn oldest_but(&self, spared: &[Sequence]) -> Option<Sequence> {
+        let unsettled = (0..).zip(&self.cells).filter(|(_, cell)| cell.unsettled > 0);
+        unsettled.map(|(at, _)| self.first + at).find(|sequence| spared.binary_search(sequence).is_err())
     }
 }
 
@@ -166,7 +166,7 @@ mod tests {
         assert!(!occupancy.add(seq(2), seq(3), -1));
         assert!(occupancy.add(seq(2), seq(3), -1), "out of order");
         assert!(occupancy.has_room_for(1, 8, Room::default()));
-        assert_eq!(occupancy.oldest(), Some(seq(1)));
+        assert_eq!(occupancy.oldest_but(&[]), Some(seq(1)));
         occupancy.add(seq(1), seq(3), 1);
         assert!(!occupancy.has_room_for(1, 8, Room::default()), "a seek back takes the room again");
     }
@@ -199,6 +199,6 @@ mod tests {
         occupancy.add(seq(5), seq(6), 1);
         assert!(!occupancy.has_room_for(1, 1, Room::default()));
         occupancy.forget_before(seq(9));
-        assert_eq!(occupancy.oldest(), Some(seq(5)), "what is not settled is not forgotten");
+        assert_eq!(occupancy.oldest_but(&[]), Some(seq(5)), "what is not settled is not forgotten");
     }
 }

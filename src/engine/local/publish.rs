@@ -1,13 +1,13 @@
 //! The road in: limits, dedup, capacity, the log, and whoever waits.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use crate::contain::contained;
 use crate::delivery::dedup::Admission;
-use crate::engine::local::occupancy::{Occupancy, Room};
+use crate::engine::local::occupancy::Occupancy;
 use crate::engine::local::subscription::SubscriptionCore;
 use crate::engine::local::topic::{PUBLISHERS, TopicCore, TopicState};
 use crate::engine::timer::Alarm;
@@ -82,7 +82,20 @@ pub(super) struct Aftermath {
 
 impl<E: Send + Sync + 'static> TopicCore<E> {
     /// Checks a message against the limits, and calls the user's `weigh` and `fingerprint`. No lock is held.
+    #[inline]
     pub(crate) fn parcel(&self, message: Message<E>) -> Result<Parcel<E>, Refusal<E>> {
+        if message.extras.is_none() && self.weigh.is_none() {
+            return Ok(Parcel {
+                message: Some(message),
+                weight: size_of::<E>() as u64,
+                content: 0,
+                receipt: None,
+            });
+        }
+        self.parcel_with_care(message)
+    }
+
+    fn parcel_with_care(&self, message: Message<E>) -> Result<Parcel<E>, Refusal<E>> {
         let Some(weight) = self.weight_of(&message.event) else {
             return Err(Refusal { kind: PublishErrorKind::Panicked, message, encode_error: None });
         };
@@ -132,6 +145,13 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         parcels: &mut [Parcel<E>],
         patience: Patience,
     ) -> Result<(), PublishErrorKind> {
+        // Mostly there is space.
+        if self.attempt(parcels)? {
+            return Ok(());
+        }
+        if matches!(patience, Patience::None) {
+            return Err(PublishErrorKind::Full);
+        }
         let line = &self.broker.line;
         self.space.wait(PUBLISHERS, || match self.attempt(parcels) {
             Err(kind) => Look::GaveUp(Err(kind)),
@@ -188,6 +208,65 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         }
     }
 
+    /// A message that carries nothing but its event, where that is all there is to it: the topic counts no space and calls no closure. It comes back if that is not so, or the topic
+    /// has ended: then go the long way.
+    #[inline]
+    pub(crate) fn publish_plain(self: &Arc<Self>, message: Message<E>) -> Result<MessageId, Message<E>> {
+        if message.extras.is_some() || self.weigh.is_some() || self.limited.load(Ordering::SeqCst) {
+            return Err(message);
+        }
+        let now = self.broker.now();
+        let mut after = Aftermath::default();
+        let sequence = {
+            let mut state = self.state.lock();
+            let (subscriptions, is_kept) = self.readers(&state);
+            if !is_kept || state.occupancy.is_some() || self.closed_to_publishers().is_some() {
+                return Err(message);
+            }
+            let published = state.last_published.max(now);
+            state.last_published = published;
+            let slot = Slot::own(message.event, published, None);
+            let sequence = self.keep(&mut state, slot, size_of::<E>() as u64, subscriptions, &mut after);
+            self.log.publish_tail(&state.writer);
+            sequence
+        };
+        after.published = 1;
+        self.follow_up_publish(&after);
+        Ok(MessageId::new(self.log.incarnation(), sequence))
+    }
+
+    /// [`publish_plain`](Self::publish_plain) of a batch. Gives the first's id.
+    pub(crate) fn publish_all_plain(self: &Arc<Self>, messages: &mut Vec<Message<E>>) -> Option<MessageId> {
+        let plain = self.weigh.is_none() && !self.limited.load(Ordering::SeqCst);
+        if !plain || messages.is_empty() || messages.iter().any(|message| message.extras.is_some()) {
+            return None;
+        }
+        let now = self.broker.now();
+        let mut after = Aftermath::default();
+        let first = {
+            let mut state = self.state.lock();
+            let (_, is_kept) = self.readers(&state);
+            if !is_kept || state.occupancy.is_some() || self.closed_to_publishers().is_some() {
+                return None;
+            }
+            let published = state.last_published.max(now);
+            state.last_published = published;
+            let first = state.writer.next();
+            let slots = messages.drain(..).map(|message| Slot::own(message.event, published, None));
+            let weight = size_of::<E>() as u64;
+            let (count, opened) = self.log.append_all(&mut state.writer, slots, weight);
+            state.resident_messages += count;
+            state.resident_bytes = state.resident_bytes.saturating_add(weight.saturating_mul(count));
+            after.published = count as usize;
+            after.opened_segment = opened;
+            after.sweep = opened && state.is_over_bounds();
+            self.log.publish_tail(&state.writer);
+            first
+        };
+        self.follow_up_publish(&after);
+        Some(MessageId::new(self.log.incarnation(), first))
+    }
+
     fn append(self: &Arc<Self>, parcels: &mut [Parcel<E>]) -> Append {
         let now = self.broker.now();
         let mut after = Aftermath::default();
@@ -199,7 +278,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             if let Err(kind) = self.admit(&mut state, parcels, now) {
                 return Append::Refused(kind);
             }
-            if let Some(refusal) = refuse_for_space(&state, parcels, Room::default()) {
+            if let Some(refusal) = refuse_for_space(&state, parcels, &[]) {
                 return refusal;
             }
             self.write(&mut state, parcels, now, &mut after);
@@ -217,6 +296,11 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         now: Tick,
     ) -> Result<(), PublishErrorKind> {
         if state.config.dedup.is_off() {
+            // It may have been on when this was last tried.
+            parcels.iter_mut().for_each(|parcel| parcel.receipt = None);
+            return Ok(());
+        }
+        if !parcels.iter().any(|parcel| id_of(parcel).is_some()) {
             return Ok(());
         }
         let incarnation = self.log.incarnation();
@@ -255,11 +339,27 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         state.last_published = published;
         let (subscriptions, is_kept) = self.readers(state);
         let incarnation = self.log.incarnation();
-        let dedups = !state.config.dedup.is_off();
+        let dedups = !state.config.dedup.is_off() && parcels.iter().any(|parcel| id_of(parcel).is_some());
         // The window may be too small for the batch: what is repeated in it is found here.
-        let mut in_batch: HashMap<IdempotencyId, Sequence> = HashMap::new();
+        let mut in_batch: BTreeMap<IdempotencyId, Sequence> = BTreeMap::new();
         let several = parcels.len() > 1;
         for parcel in parcels.iter_mut() {
+            if is_kept
+                && let Some(Message { extras: None, .. }) = &parcel.message
+                && let Some(message) = parcel.message.take()
+            {
+                // Nothing but its event: most messages.
+                parcel.receipt = Some((MessageId::new(incarnation, state.writer.next()), false));
+                self.keep(
+                    state,
+                    Slot::own(message.event, published, None),
+                    parcel.weight,
+                    subscriptions,
+                    after,
+                );
+                after.published += 1;
+                continue;
+            }
             if let Some((id, _)) = parcel.receipt {
                 self.deduplicated.fetch_add(1, Ordering::Relaxed);
                 if id.sequence() == 0
@@ -294,10 +394,11 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
 
     /// How many subscriptions there are, and whether anybody or anything keeps what is appended now. Under the topic's lock.
     fn readers(&self, state: &TopicState<E>) -> (u64, bool) {
-        let is_kept = state.config.retention.keep != Keep::UntilAcked || !self.books.read().is_empty();
+        let is_kept = state.config.retention.keep != Keep::UntilAcked || state.books > 0;
         (state.subscriptions, is_kept)
     }
 
+    #[inline]
     fn keep(
         &self,
         state: &mut TopicState<E>,
@@ -305,7 +406,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         weight: u64,
         subscriptions: u64,
         after: &mut Aftermath,
-    ) {
+    ) -> Sequence {
         let (sequence, opened) = self.log.append(&mut state.writer, slot, weight);
         state.resident_messages += 1;
         state.resident_bytes = state.resident_bytes.saturating_add(weight);
@@ -314,6 +415,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             occupancy.push(sequence, subscriptions, weight);
         }
         after.sweep |= opened && state.is_over_bounds();
+        sequence
     }
 
     fn note_times(
@@ -343,6 +445,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         }
     }
 
+    #[inline]
     pub(super) fn follow_up_publish(self: &Arc<Self>, after: &Aftermath) {
         if after.published > 0 && !self.receivers.nobody() {
             self.receivers.wake_each(after.published);
@@ -412,6 +515,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             at = segment.end();
         }
         state.occupancy = Some(occupancy);
+        self.limited.store(true, Ordering::SeqCst);
     }
 }
 
@@ -428,6 +532,9 @@ impl<E> TopicState<E> {
 
     /// The messages of a segment that went: their times need not be known any more.
     pub(super) fn forget_times(&mut self, from: Sequence, to: Sequence) {
+        if self.life_of.is_empty() && self.delays.is_empty() {
+            return;
+        }
         let dead: Vec<_> = self.life_of.range(from..to).map(|(&sequence, &at)| (at, sequence)).collect();
         for life in dead {
             self.life_of.remove(&life.1);
@@ -449,17 +556,17 @@ impl<E> TopicState<E> {
     }
 }
 
-/// `freed`: what is settled together with the publish.
+/// `acked`: what is settled together with the publish, in order.
 pub(super) fn refuse_for_space<E>(
     state: &TopicState<E>,
     parcels: &[Parcel<E>],
-    freed: Room,
+    acked: &[Sequence],
 ) -> Option<Append> {
     let occupancy = state.occupancy.as_ref()?;
     let new = parcels.iter().filter(|parcel| parcel.receipt.is_none());
     let (messages, bytes) =
         new.fold((0_u64, 0_u64), |(count, bytes), parcel| (count + 1, bytes.saturating_add(parcel.weight)));
-    if messages == 0 || occupancy.has_room_for(messages, bytes, freed) {
+    if messages == 0 || occupancy.has_room_for(messages, bytes, occupancy.room_of(acked)) {
         return None;
     }
     if !occupancy.could_ever_fit(messages, bytes) {
@@ -468,7 +575,7 @@ pub(super) fn refuse_for_space<E>(
     Some(match occupancy.limits().overflow {
         Overflow::Block => Append::MustWait,
         Overflow::Reject => Append::Refused(PublishErrorKind::Full),
-        Overflow::DropOldest => match occupancy.oldest() {
+        Overflow::DropOldest => match occupancy.oldest_but(acked) {
             Some(sequence) => Append::MustDrop(sequence),
             None => Append::MustWait,
         },

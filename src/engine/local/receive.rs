@@ -1,17 +1,19 @@
 //! The road out: what a receiver gets, and how it waits.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::delivery::hand_out::{Ask, Decision, Grant, Ticket};
 use crate::delivery::intake::Examination;
 use crate::engine::local::broker::Phase;
-use crate::engine::local::subscription::{SubscriptionCore, TIMEOUT_BUDGET};
+use crate::engine::local::subscription::{Desk, SubscriptionCore, TIMEOUT_BUDGET};
 use crate::engine::waiters::Look;
 use crate::error::RecvError;
-use crate::log::Spot;
+use crate::few::Few;
+use crate::log::{Spot, SpotRef};
 use crate::options::DeliveryMode;
+use crate::sequence::Sequence;
 use crate::sync::atomic::Ordering;
 use crate::time::Tick;
 
@@ -19,6 +21,35 @@ use crate::time::Tick;
 pub(crate) struct Held<E> {
     pub(crate) ticket: Ticket,
     pub(crate) spot: Spot<E>,
+}
+
+/// Messages in a row, leased together, of one segment, which they keep.
+///
+/// Invariant: at least one, and all of them are in the segment.
+pub(crate) struct Lot<E> {
+    pub(crate) grant: Grant,
+    spot: Spot<E>,
+}
+
+impl<E> Lot<E> {
+    /// The first, and what is left.
+    pub(crate) fn split_first(self) -> (Held<E>, Option<Lot<E>>) {
+        let Lot { grant, spot } = self;
+        let ticket = grant.first_ticket();
+        if grant.len == 1 {
+            return (Held { ticket, spot }, None);
+        }
+        let rest = grant.without_first().and_then(|grant| {
+            let spot = spot.neighbour(grant.first)?;
+            Some(Lot { grant, spot })
+        });
+        (Held { ticket, spot }, rest)
+    }
+
+    /// Where the messages are, in order.
+    pub(crate) fn places(&self) -> impl Iterator<Item = SpotRef<'_, E>> {
+        self.spot.run(self.grant.len)
+    }
 }
 
 /// How many messages are looked at to fill a batch of which a part is ready.
@@ -36,13 +67,71 @@ pub(crate) enum NoMessage {
     Ended(RecvError),
 }
 
+/// What a receiver that asked for one message got.
+pub(crate) fn only_held<E>(lots: Few<Lot<E>>) -> Held<E> {
+    match lots.into_parts().0 {
+        Some(lot) => lot.split_first().0,
+        None => unreachable!("a receiver that was given something has it"),
+    }
+}
+
 impl<E: Send + Sync + 'static> SubscriptionCore<E> {
-    /// Leases up to `max` messages into `held`. Never waits. False: there is nothing now.
-    pub(crate) fn take(self: &Arc<Self>, max: usize, held: &mut Vec<Held<E>>) -> Result<bool, RecvError> {
+    /// One new message, where that is all there is to it: no filter, key, delay, life, nothing that comes again, nothing that is due, nobody else who waits. None: look the long way.
+    #[inline]
+    fn take_plain(self: &Arc<Self>) -> Option<Held<E>> {
+        if self.mode == DeliveryMode::AtMostOnce || self.check_receivable().is_err() {
+            return None;
+        }
+        let now = self.topic.broker.now();
+        // The tail first, as below.
+        let tail = self.topic.log.tail();
+        if !self.is_plain() {
+            return None;
+        }
+        let mut desk = self.desk.lock();
+        // Both under the lock, as below.
+        if desk.closed || self.topic.broker.phase() != Phase::Open {
+            return None;
+        }
+        let sequence = desk.ledger.next_plain(now, tail)?;
+        let spot = self.find_near(&mut desk, sequence)?;
+        let ticket = desk.ledger.grant_plain(sequence, now);
+        if self.is_watched() {
+            let after = self.collect(&mut desk, None);
+            drop(desk);
+            self.follow_up(after);
+        } else {
+            desk.note_outstanding();
+        }
+        Some(Held { ticket, spot })
+    }
+
+    /// Leases one message. Never waits. None: there is nothing now.
+    pub(crate) fn take_one(self: &Arc<Self>) -> Result<Option<Held<E>>, RecvError> {
+        if let Some(held) = self.take_plain() {
+            return Ok(Some(held));
+        }
+        let mut lots = Few::new();
+        let taken = self.take(1, &mut lots)?;
+        Ok(taken.then(|| only_held(lots)))
+    }
+
+    /// Blocks until it has leased one message, or the deadline passes.
+    pub(crate) fn wait_one(self: &Arc<Self>, deadline: Option<Tick>) -> Result<Held<E>, NoMessage> {
+        if let Some(held) = self.take_plain() {
+            return Ok(held);
+        }
+        let mut lots = Few::new();
+        self.wait(1, deadline, &mut lots)?;
+        Ok(only_held(lots))
+    }
+
+    /// Leases up to `max` messages into `lots`. Never waits. False: there is nothing now.
+    pub(crate) fn take(self: &Arc<Self>, max: usize, lots: &mut Few<Lot<E>>) -> Result<bool, RecvError> {
         let max = max as u64;
         let mut looked_at = 0;
-        let nested = EXAMINING.with(|stack| stack.borrow().contains(&self.id));
-        let mut grants = Vec::new();
+        let nested = self.has_filter() && EXAMINING.with(|stack| stack.borrow().contains(&self.id));
+        let mut grants = Few::new();
         loop {
             self.check_receivable()?;
             let now = self.topic.broker.now();
@@ -56,7 +145,7 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
                 look_further: looked_at < LOOK_FURTHER_MAX,
                 nested,
             };
-            let (decision, more, after) = {
+            let (decision, more, gone, after) = {
                 let mut desk = self.desk.lock();
                 if desk.closed {
                     drop(desk);
@@ -68,19 +157,16 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
                 }
                 let more = desk.ledger.handle_timeout(now, TIMEOUT_BUDGET);
                 let decision = desk.ledger.poll_lease(ask, &mut grants);
-                if desk.ledger.rules().mode == DeliveryMode::AtMostOnce {
-                    // Settled by the hand-out: once the lock is dropped, the log may let go of it.
-                    self.find_all(&mut grants, held);
-                }
-                (decision, more, self.collect(&mut desk, None))
+                // Under the lock: what the hand-out has settled, the log may let go of once it is dropped.
+                let gone = self.find_all(&mut desk, &mut grants, lots);
+                (decision, more, gone, self.collect(&mut desk, None))
             };
-            let gone = self.find_all(&mut grants, held);
             self.follow_up(after);
-            for ticket in gone {
-                self.change(|ledger| ledger.handle_removed(ticket.sequence, ticket.sequence.next()));
+            for sequence in gone {
+                self.change(|ledger| ledger.handle_removed(sequence, sequence.next()));
             }
             match decision {
-                Decision::Granted if !held.is_empty() => return Ok(true),
+                Decision::Granted if !lots.is_empty() => return Ok(true),
                 Decision::Granted => {}
                 Decision::Examine(examination) => {
                     looked_at += examination.to - examination.from;
@@ -92,17 +178,33 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         }
     }
 
-    /// Turns grants into held messages, in order. Gives those that the log does not have.
-    fn find_all(&self, grants: &mut Vec<Grant>, held: &mut Vec<Held<E>>) -> Vec<Ticket> {
+    /// Turns grants into lots, in order. Gives what the log does not have.
+    fn find_all(&self, desk: &mut Desk<E>, grants: &mut Few<Grant>, lots: &mut Few<Lot<E>>) -> Vec<Sequence> {
         let mut gone = Vec::new();
-        for ticket in grants.drain(..).flat_map(|grant| grant.tickets()) {
-            let near = held.last().and_then(|last: &Held<E>| last.spot.neighbour(ticket.sequence));
-            match near.or_else(|| self.topic.log.find(ticket.sequence)) {
-                Some(spot) => held.push(Held { ticket, spot }),
-                None => gone.push(ticket),
+        for grant in grants.take() {
+            let mut rest = Some(grant);
+            while let Some(grant) = rest {
+                let Some(spot) = self.find_near(desk, grant.first) else {
+                    gone.push(grant.first);
+                    rest = grant.without_first();
+                    continue;
+                };
+                let (here, after) = grant.split_at(if grant.len == 1 { 1 } else { spot.left_in_segment() });
+                lots.push(Lot { grant: here, spot });
+                rest = after;
             }
         }
         gone
+    }
+
+    /// A message of the segment that was looked at last costs no look into the directory.
+    fn find_near(&self, desk: &mut Desk<E>, sequence: Sequence) -> Option<Spot<E>> {
+        if let Some(spot) = desk.near.upgrade().and_then(|segment| Spot::new(segment, sequence)) {
+            return Some(spot);
+        }
+        let spot = self.topic.log.find(sequence)?;
+        desk.near = Arc::downgrade(spot.segment());
+        Some(spot)
     }
 
     /// Nothing up to the tail needs a look before it is handed out.
@@ -134,9 +236,9 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         self: &Arc<Self>,
         max: usize,
         deadline: Option<Tick>,
-        held: &mut Vec<Held<E>>,
+        lots: &mut Few<Lot<E>>,
     ) -> Look<Result<(), NoMessage>> {
-        match self.take(max, held) {
+        match self.take(max, lots) {
             Err(error) => Look::GaveUp(Err(NoMessage::Ended(error))),
             Ok(true) => Look::Found(Ok(())),
             Ok(false) => {
@@ -166,9 +268,14 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         self: &Arc<Self>,
         max: usize,
         deadline: Option<Tick>,
-        held: &mut Vec<Held<E>>,
+        lots: &mut Few<Lot<E>>,
     ) -> Result<(), NoMessage> {
-        self.topic.receivers.wait(self.id, || self.look(max, deadline, held))
+        let seen = Cell::new(self.topic.log.tail());
+        let near = || self.topic.log.tail() != seen.get();
+        self.topic.receivers.wait_near(self.id, near, || {
+            seen.set(self.topic.log.tail());
+            self.look(max, deadline, lots)
+        })
     }
 
     /// While there is something to take, tokens say so.

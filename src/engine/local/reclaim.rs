@@ -8,9 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::engine::local::topic::{PUBLISHERS, TopicCore, TopicState};
-use crate::log::{Segment, Watch};
+use crate::few::Few;
+use crate::log::{ResidentLog, Segment, Watch};
 use crate::options::Keep;
 use crate::sequence::Sequence;
+use crate::sync::atomic::Ordering;
 use crate::time::Tick;
 
 impl<E: Send + Sync + 'static> TopicCore<E> {
@@ -18,7 +20,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
     pub(super) fn note_settled(
         &self,
         book: u64,
-        ranges: &[(Sequence, Sequence)],
+        ranges: &Few<(Sequence, Sequence)>,
         counted: bool,
         segment_done: Option<bool>,
     ) {
@@ -26,27 +28,54 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         if segment_done == Some(false) {
             return;
         }
-        for &(from, to) in ranges {
+        for &(from, to) in ranges.iter() {
             let mut at = from;
             while at < to {
                 let segment = self.log.segment_of(at).or_else(|| self.log.segment_from(at));
                 let Some(segment) = segment.filter(|segment| segment.first() < to) else { break };
                 at = segment.end().max(at.next());
-                match segment.watch() {
-                    Watch::Book(other) if other != book => {}
-                    _ => self.reclaim(&segment),
-                }
+                self.note_done(book, segment);
             }
         }
     }
 
+    /// [`note_settled`](Self::note_settled) of one message, of which it is known whether the book is thereby done with its segment.
+    #[inline]
+    pub(super) fn note_settled_one(
+        &self,
+        book: u64,
+        sequence: Sequence,
+        counted: bool,
+        segment_done: Option<Arc<Segment<E>>>,
+    ) {
+        if self.limited.load(Ordering::SeqCst) {
+            let mut ranges = Few::new();
+            ranges.push((sequence, sequence.next()));
+            self.count_settled(&ranges, counted);
+        }
+        if let Some(segment) = segment_done {
+            self.note_done(book, segment);
+        }
+    }
+
+    /// The book is done with this segment.
+    fn note_done(&self, book: u64, segment: Arc<Segment<E>>) {
+        match segment.watch() {
+            Watch::Book(other) if other != book => {}
+            _ => self.reclaim(segment),
+        }
+    }
+
     /// What was settled takes no room any more; publishers that wait for some, look again.
-    fn count_settled(&self, ranges: &[(Sequence, Sequence)], counted: bool) {
+    fn count_settled(&self, ranges: &Few<(Sequence, Sequence)>, counted: bool) {
+        if !self.limited.load(Ordering::SeqCst) {
+            return;
+        }
         let has_room = {
             let mut state = self.state.lock();
             let Some(occupancy) = &mut state.occupancy else { return };
             let mut has_room = false;
-            for &(from, to) in ranges {
+            for &(from, to) in ranges.iter() {
                 let from = if counted { from } else { from.max(occupancy.counted_from()) };
                 has_room |= occupancy.add(from, to, -1);
             }
@@ -59,7 +88,19 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
     }
 
     /// Lets a segment go if nobody needs it: else somebody who does is left to watch it.
-    fn reclaim(&self, segment: &Arc<Segment<E>>) {
+    fn reclaim(&self, segment: Arc<Segment<E>>) {
+        let removed = self.remove_unneeded(&segment);
+        let Some(removed) = removed else { return };
+        drop(removed);
+        // Events are dropped here, outside every lock: their `Drop` is the user's code.
+        if let Some(slots) = ResidentLog::empty(segment) {
+            let needless = ResidentLog::keep_spare(&mut self.state.lock().writer, slots);
+            drop(needless);
+        }
+    }
+
+    /// Takes the segment out, unless somebody needs it.
+    fn remove_unneeded(&self, segment: &Arc<Segment<E>>) -> Option<Arc<Segment<E>>> {
         loop {
             let (epoch, pending) = {
                 let state = self.state.lock();
@@ -67,14 +108,14 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             };
             if pending > 0 {
                 // Whoever is under way sweeps when it is done.
-                return;
+                return None;
             }
             let (from, to) = self.span_of(segment);
             if let Some(blocker) = self.find_blocker(segment, from, to) {
                 segment.set_watch(Watch::Book(blocker));
                 // It may have settled the rest before it could see that it is the one to tell.
                 if !self.book_has_settled(blocker, from, to) {
-                    return;
+                    return None;
                 }
                 continue;
             }
@@ -86,10 +127,10 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
                 if state.epoch != epoch || state.pending > 0 || grew {
                     continue;
                 }
-                if !may_go(&state, segment, self.broker.now()) {
+                if !may_go(&state, segment, || self.broker.now()) {
                     // Nobody watches it any more: a sweep is to find it when its time has come.
                     state.sweep_from = state.sweep_from.min(segment.first());
-                    return;
+                    return None;
                 }
                 let removed = self.log.remove(&mut state.writer, segment);
                 if let Some(removed) = &removed {
@@ -103,9 +144,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
                 }
                 removed
             };
-            // Events are dropped here, outside every lock: their `Drop` is the user's code.
-            drop(removed);
-            return;
+            return removed;
         }
     }
 
@@ -139,7 +178,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         let mut all_watched = true;
         while let Some(segment) = self.log.segment_from(at) {
             at = segment.end().max(segment.first().next());
-            if !may_go(&self.state.lock(), &segment, self.broker.now()) {
+            if !may_go(&self.state.lock(), &segment, || self.broker.now()) {
                 // Neither old enough nor too much: nor are those after it.
                 return;
             }
@@ -152,7 +191,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             };
             if !needed {
                 all_watched = false;
-                self.reclaim(&segment);
+                self.reclaim(segment);
             } else if all_watched {
                 let mut state = self.state.lock();
                 // Looked at under the lock: the book may have settled it meanwhile, and nobody watches it now.
@@ -178,11 +217,11 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
 }
 
 /// Whether retention lets a segment go that every book has settled. The one that is being written counts by its newest message.
-fn may_go<E>(state: &TopicState<E>, segment: &Segment<E>, now: Tick) -> bool {
+fn may_go<E>(state: &TopicState<E>, segment: &Segment<E>, now: impl Fn() -> Tick) -> bool {
     match state.config.retention.keep {
         Keep::UntilAcked => true,
         Keep::For(duration) => {
-            is_excess(state, segment) || segment.last_published().is_none_or(|last| last + duration <= now)
+            is_excess(state, segment) || segment.last_published().is_none_or(|last| last + duration <= now())
         }
         Keep::Forever => is_excess(state, segment),
     }

@@ -80,6 +80,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             }
             drop(desk);
             books.push(Book::Subscription(subscription.clone()));
+            state.books = books.len();
             state.subscriptions += 1;
             subscription
         };
@@ -159,6 +160,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             let mut books = self.books.write();
             let at = books.iter().position(|book| book.id() == id);
             let removed = at.map(|at| books.remove(at));
+            state.books = books.len();
             state.subscriptions -= u64::from(matches!(removed, Some(Book::Subscription(_))));
             (removed, state.writer.next())
         };
@@ -309,10 +311,12 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
             expires: now + life.unwrap_or(SNAPSHOT_LIFE),
         });
         let ended = {
-            let _state = self.topic.state.lock();
+            let mut state = self.topic.state.lock();
             let ended = self.ended();
             if ended.is_none() {
-                self.topic.books.write().push(Book::Snapshot(snapshot.clone()));
+                let mut books = self.topic.books.write();
+                books.push(Book::Snapshot(snapshot.clone()));
+                state.books = books.len();
             }
             ended
         };

@@ -3,16 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::delivery::hand_out::Ticket;
+use crate::delivery::hand_out::{Grant, Ticket};
 use crate::delivery::ledger::Ledger;
 use crate::engine::local::receive::Held;
 use crate::engine::local::subscription::SubscriptionCore;
 use crate::error::SettleError;
+use crate::few::Few;
 use crate::options::{ACK_DEADLINE_MAX, DeliveryMode};
 use crate::time::Tick;
 
 impl<E: Send + Sync + 'static> SubscriptionCore<E> {
-    pub(crate) fn ack(self: &Arc<Self>, held: &Held<E>, mode: DeliveryMode) -> Result<(), SettleError> {
+    pub(crate) fn ack(self: &Arc<Self>, held: Held<E>, mode: DeliveryMode) -> Result<(), SettleError> {
         self.check_settleable()?;
         if mode == DeliveryMode::ExactlyOnce {
             // By the clock: whether anybody has noticed the expiry yet must not matter.
@@ -23,9 +24,15 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
             if desk.closed {
                 return Err(SettleError::Deleted);
             }
+            if !self.is_watched() && desk.ledger.ack_plain(held.ticket) {
+                self.follow_up_plain_ack(desk, held);
+                return Ok(());
+            }
             let done = desk.ledger.ack(held.ticket);
             (done, self.collect(&mut desk, Some(held.spot.segment())))
         };
+        // Before what follows, which then lets go of the log's last hold on it.
+        drop(held);
         self.follow_up(after);
         expired_unless(done)
     }
@@ -33,13 +40,16 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
     /// Settles what can be settled, in order, at the cost of one.
     pub(crate) fn ack_all(
         self: &Arc<Self>,
-        tickets: &[Ticket],
+        grants: &Few<Grant>,
         mode: DeliveryMode,
     ) -> Result<(), SettleError> {
+        self.check_settleable()?;
         if mode == DeliveryMode::ExactlyOnce {
             self.run_timeouts();
         }
-        self.settle_all(tickets, |ledger, ticket| ledger.ack(ticket))
+        let asked: u64 = grants.iter().map(|grant| grant.len).sum();
+        let settled = self.change(|ledger| grants.iter().map(|&grant| ledger.ack_all(grant)).sum::<u64>());
+        unless_expired(asked - settled.ok_or(SettleError::Deleted)?)
     }
 
     pub(crate) fn nack(self: &Arc<Self>, ticket: Ticket, delay: Option<Duration>) -> Result<(), SettleError> {
@@ -110,10 +120,14 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         let count = self
             .change(|ledger| tickets.iter().filter(|ticket| !act(ledger, **ticket)).count() as u64)
             .ok_or(SettleError::Deleted)?;
-        if count == 0 { Ok(()) } else { Err(SettleError::LeaseExpired { count }) }
+        unless_expired(count)
     }
 }
 
+fn unless_expired(count: u64) -> Result<(), SettleError> {
+    if count == 0 { Ok(()) } else { Err(SettleError::LeaseExpired { count }) }
+}
+
 fn expired_unless(done: bool) -> Result<(), SettleError> {
-    if done { Ok(()) } else { Err(SettleError::LeaseExpired { count: 1 }) }
+    unless_expired(u64::from(!done))
 }

@@ -6,16 +6,18 @@ use std::time::Duration;
 use crate::delivery::filter::Filter;
 use crate::delivery::ledger::{Counts, Ledger, LedgerEvent, Rules};
 use crate::engine::local::dead_letter::Cemetery;
+use crate::engine::local::receive::Held;
 use crate::engine::local::topic::TopicCore;
 use crate::engine::timer::Alarm;
 use crate::error::RecvError;
+use crate::few::Few;
 use crate::log::Segment;
 use crate::message::MessageRef;
 use crate::name::Name;
 use crate::options::{DeliveryMode, MessageStatus};
 use crate::sequence::Sequence;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use crate::sync::{Mutex, RwLock};
+use crate::sync::{Mutex, MutexGuard, RwLock};
 use crate::time::{Tick, nanos};
 
 pub(crate) type FilterFn<E> = Arc<dyn Fn(MessageRef<'_, E>) -> bool + Send + Sync>;
@@ -31,9 +33,11 @@ pub(crate) struct SubscriptionCore<E> {
     pub(crate) filter_fn: Option<FilterFn<E>>,
     pub(crate) ordered: bool,
     pub(crate) mode: DeliveryMode,
-    pub(super) desk: Mutex<Desk>,
+    pub(super) desk: Mutex<Desk<E>>,
     /// Where its dead letters go.
     pub(super) cemetery: RwLock<Option<Cemetery<E>>>,
+    /// Whether it has a cemetery.
+    buries: AtomicBool,
     expire_after: AtomicU64,
     deleted: AtomicBool,
     /// The earliest alarm that is set.
@@ -43,7 +47,7 @@ pub(crate) struct SubscriptionCore<E> {
 }
 
 /// Under the subscription's lock.
-pub(super) struct Desk {
+pub(super) struct Desk<E> {
     pub(super) ledger: Ledger,
     /// Deleted: nothing is settled here any more.
     pub(super) closed: bool,
@@ -51,13 +55,29 @@ pub(super) struct Desk {
     pub(super) counted: bool,
     /// How many were outstanding when the ledger was last changed.
     outstanding: u64,
+    /// The segment of the message that was handed out last. It keeps nothing.
+    pub(super) near: Weak<Segment<E>>,
+}
+
+/// The same for one message of a run that was acked where nobody watches.
+pub(super) struct AfterPlain {
+    sequence: Sequence,
+    counted: bool,
+    segment_done: bool,
+}
+
+impl<E> Desk<E> {
+    /// What [`collect`](SubscriptionCore::collect) does where nothing follows.
+    pub(super) fn note_outstanding(&mut self) {
+        self.outstanding = self.ledger.outstanding();
+    }
 }
 
 /// What follows from a change in a ledger, outside its lock.
 #[derive(Default)]
 pub(super) struct After {
     pub(super) events: Vec<LedgerEvent>,
-    news: Vec<(Sequence, Sequence)>,
+    news: Few<(Sequence, Sequence)>,
     counted: bool,
     /// Whether the segment of the message that was settled is done, if the caller named one.
     segment_done: Option<bool>,
@@ -83,8 +103,8 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         let (ordered, mode) = (rules.ordered, rules.mode);
         // The seed only spreads retries; a manual clock makes it the same in each run.
         let seed = topic.broker.now().nanos() ^ id;
-        let desk =
-            Desk { ledger: Ledger::new(rules, start, seed), closed: false, counted: false, outstanding: 0 };
+        let ledger = Ledger::new(rules, start, seed);
+        let desk = Desk { ledger, closed: false, counted: false, outstanding: 0, near: Weak::new() };
         Arc::new(SubscriptionCore {
             id,
             name,
@@ -94,6 +114,7 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
             ordered,
             mode,
             desk: Mutex::new(desk),
+            buries: AtomicBool::new(cemetery.is_some()),
             cemetery: RwLock::new(cemetery),
             expire_after: AtomicU64::new(expire_after.map_or(u64::MAX, nanos)),
             deleted: AtomicBool::new(false),
@@ -148,6 +169,7 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
     ) {
         if let Some(cemetery) = cemetery {
             // The old one may be the last hold on a deleted topic, with its closures: it goes outside the lock.
+            self.buries.store(cemetery.is_some(), Ordering::Relaxed);
             let old = std::mem::replace(&mut *self.cemetery.write(), cemetery);
             drop(old);
         }
@@ -186,8 +208,38 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         Some(done)
     }
 
+    /// The same for one message of a run that was acked where nobody watches, of this segment: what [`collect`](Self::collect) and [`follow_up`](Self::follow_up) come to then.
+    #[inline]
+    pub(super) fn follow_up_plain_ack(&self, mut desk: MutexGuard<'_, Desk<E>>, held: Held<E>) {
+        let after = self.collect_plain_ack(&mut desk, &held);
+        drop(desk);
+        self.follow_up_plain(after, held);
+    }
+
+    #[inline]
+    pub(super) fn collect_plain_ack(&self, desk: &mut Desk<E>, held: &Held<E>) -> AfterPlain {
+        desk.note_outstanding();
+        let segment = held.spot.segment();
+        // The tail first, as below.
+        let tail = self.topic.log.tail();
+        let low = desk.ledger.low();
+        self.low.store(low.get(), Ordering::Release);
+        desk.ledger.forget_before(self.topic.log.floor());
+        let end = segment.end().min(tail);
+        let segment_done = low >= end || desk.ledger.settled().all_settled(segment.first(), end);
+        AfterPlain { sequence: held.ticket.sequence, counted: desk.counted, segment_done }
+    }
+
+    #[inline]
+    pub(super) fn follow_up_plain(&self, after: AfterPlain, held: Held<E>) {
+        // The message's own hold on it goes on: who lets go of a segment last empties it.
+        let segment = after.segment_done.then(|| held.spot.into_segment());
+        self.topic.note_settled_one(self.id, after.sequence, after.counted, segment);
+        self.topic.broker.note_settled();
+    }
+
     /// What follows from what was just done to the ledger. Under the subscription's lock.
-    pub(super) fn collect(&self, desk: &mut Desk, segment: Option<&Segment<E>>) -> After {
+    pub(super) fn collect(&self, desk: &mut Desk<E>, segment: Option<&Segment<E>>) -> After {
         // The tail first: if it shows a message of the next segment, this one's end is seen to be final.
         let tail = self.topic.log.tail();
         let ledger = &mut desk.ledger;
@@ -198,14 +250,16 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
             .filter(|_| !news.is_empty())
             .map(|segment| ledger.settled().all_settled(segment.first(), segment.end().min(tail)));
         let outstanding = std::mem::replace(&mut desk.outstanding, ledger.outstanding());
+        // Under the lock that a waiter takes when it looks again, so that no fence is needed: it sees this change, or we see it.
+        let receivers_wait = self.topic.receivers.may_have_waiters();
         After {
             less_outstanding: ledger.outstanding() < outstanding,
             events: ledger.take_events(),
             news,
             counted: desk.counted,
             segment_done,
-            deliverable: !self.topic.receivers.nobody() && ledger.has_deliverable(tail),
-            timeout: ledger.poll_timeout(),
+            deliverable: receivers_wait && ledger.has_deliverable(tail),
+            timeout: ledger.poll_timeout().filter(|_| receivers_wait || self.cares_about_time()),
         }
     }
 
@@ -230,7 +284,10 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
     /// Sets an alarm for the ledger's next timeout, if somebody is to notice it who does not call.
     pub(super) fn arm(self: &Arc<Self>, timeout: Option<Tick>) {
         let Some(at) = timeout else { return };
-        if at.nanos() >= self.scheduled.load(Ordering::SeqCst) || !self.cares_about_time() {
+        if at.nanos() >= self.scheduled.load(Ordering::SeqCst) {
+            return;
+        }
+        if !self.cares_about_time() && !self.topic.receivers.has(self.id) {
             return;
         }
         if at.nanos() < self.scheduled.fetch_min(at.nanos(), Ordering::SeqCst) {
@@ -239,15 +296,21 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         }
     }
 
+    /// Under the subscription's lock: whether anybody is to be told, or woken, by a change in it that settles nothing.
+    #[inline]
+    pub(super) fn is_watched(&self) -> bool {
+        self.topic.receivers.may_have_waiters() || self.cares_about_time()
+    }
+
+    /// Whether somebody is to notice what time brings about, beside a receiver that waits.
     fn cares_about_time(&self) -> bool {
         let topic = &self.topic;
         topic.broker.line.is_manual()
-            || (!topic.receivers.nobody() && topic.receivers.has(self.id))
-            || self.cemetery.read().is_some()
+            || self.buries.load(Ordering::Relaxed)
             || self.expire_after().is_some()
             || topic.timed.load(Ordering::Relaxed)
-            // A lease that runs out for good makes room for a publisher who waits.
-            || !topic.space.nobody()
+            // A lease that runs out for good makes room for a publisher who waits, and who looks at every subscription's next deadline before it sleeps.
+            || topic.space.may_have_waiters()
     }
 
     pub(super) fn alarm(self: &Arc<Self>) -> Weak<dyn Alarm> {

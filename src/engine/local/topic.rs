@@ -64,6 +64,8 @@ pub(crate) struct TopicCore<E> {
     /// Publishers that wait for space.
     pub(crate) space: WaitingRoom,
     deleted: AtomicBool,
+    /// Whether occupancy is counted. Set before the first message is counted, so that whoever settles that one sees it.
+    pub(super) limited: AtomicBool,
     /// Whether a message with a delay or a life was ever published: from then on subscriptions look at each message.
     pub(super) timed: AtomicBool,
     /// The shortest `expire_after` of its subscriptions, in nanoseconds.
@@ -97,6 +99,8 @@ pub(super) struct TopicState<E> {
     pub(super) delay_ends: BTreeSet<(Tick, Sequence)>,
     /// How many subscriptions there are.
     pub(super) subscriptions: u64,
+    /// How many subscriptions and snapshots.
+    pub(super) books: usize,
     /// The next alarm that is set.
     pub(super) alarm: Option<Tick>,
 }
@@ -161,6 +165,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             delays: BTreeMap::new(),
             delay_ends: BTreeSet::new(),
             subscriptions: 0,
+            books: 0,
             alarm: None,
         };
         Arc::new(TopicCore {
@@ -175,6 +180,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             receivers: WaitingRoom::new(),
             space: WaitingRoom::new(),
             deleted: AtomicBool::new(false),
+            limited: AtomicBool::new(config.capacity.is_limited()),
             timed: AtomicBool::new(false),
             expire_after_min: AtomicU64::new(u64::MAX),
             filtered: AtomicBool::new(false),
@@ -475,6 +481,7 @@ impl<E: Send + Sync + 'static> AnyTopic for TopicCore<E> {
             state.resident_bytes = 0;
             state.forget_times(Sequence::new(0), Sequence::new(u64::MAX));
             state.subscriptions = 0;
+            state.books = 0;
             books = std::mem::take(&mut *self.books.write());
         }
         self.wake_everyone();

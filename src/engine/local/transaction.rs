@@ -12,24 +12,32 @@ use crate::engine::local::subscription::SubscriptionCore;
 use crate::engine::local::topic::{PUBLISHERS, TopicCore};
 use crate::engine::waiters::Look;
 use crate::error::CommitReason;
+use crate::few::Few;
 use crate::message::{Message, MessageId};
+use crate::options::DeliveryMode;
 use crate::time::Tick;
 
 /// Acks and publishes that are yet to take effect.
 pub(crate) struct TransactionCore {
     broker: Arc<BrokerCore>,
     /// By the number of the subscription.
-    inputs: Vec<Box<dyn Input>>,
-    /// Of other brokers.
-    strangers: Vec<Box<dyn Input>>,
+    inputs: Few<Box<dyn Input>>,
     /// By the topic's incarnation.
-    outputs: Vec<Box<dyn Output>>,
-    /// The topic of each message, in the order in which they were given.
-    order: Vec<u64>,
-    /// Why no commit can succeed, if that is known.
-    doomed: Option<CommitReason>,
+    outputs: Few<Box<dyn Output>>,
+    /// What most transactions do not have.
+    rare: Option<Box<Rare>>,
     /// A commit failed for lack of space: then giving up spends no attempt.
     spared: bool,
+}
+
+#[derive(Default)]
+struct Rare {
+    /// Where there are several topics: that of each message, in the order in which they were given.
+    order: Vec<u64>,
+    /// Leases of other brokers.
+    strangers: Vec<Box<dyn Input>>,
+    /// Why no commit can succeed, if that is known.
+    doomed: Option<CommitReason>,
 }
 
 /// What a commit in waiting is to look at.
@@ -42,19 +50,19 @@ enum Verdict {
 
 impl TransactionCore {
     pub(crate) fn new(broker: Arc<BrokerCore>) -> Self {
-        TransactionCore {
-            broker,
-            inputs: Vec::new(),
-            strangers: Vec::new(),
-            outputs: Vec::new(),
-            order: Vec::new(),
-            doomed: None,
-            spared: false,
-        }
+        TransactionCore { broker, inputs: Few::new(), outputs: Few::new(), rare: None, spared: false }
+    }
+
+    fn strangers(&self) -> &[Box<dyn Input>] {
+        self.rare.as_ref().map_or(&[], |rare| &rare.strangers)
+    }
+
+    fn doom(&mut self, reason: CommitReason) {
+        self.rare.get_or_insert_default().doomed = Some(reason);
     }
 
     pub(crate) fn acks(&self) -> usize {
-        self.inputs.iter().chain(&self.strangers).map(|input| input.len()).sum()
+        self.inputs.iter().chain(self.strangers()).map(|input| input.len()).sum()
     }
 
     pub(crate) fn publishes(&self) -> usize {
@@ -67,19 +75,20 @@ impl TransactionCore {
         held: impl IntoIterator<Item = Held<E>>,
     ) {
         if !Arc::ptr_eq(&core.topic.broker, &self.broker) {
-            self.doomed = Some(CommitReason::OtherBroker);
+            self.doom(CommitReason::OtherBroker);
             // Another broker has its own numbers. Nothing of it is ever locked here, but it is to get its messages back.
             let mut leases = Leases::new(core.clone());
             held.into_iter().for_each(|held| leases.add(held));
-            self.strangers.push(Box::new(leases));
+            self.rare.get_or_insert_default().strangers.push(Box::new(leases));
             return;
         }
-        let at = self.inputs.binary_search_by_key(&core.id, |input| input.book());
-        let at = at.unwrap_or_else(|at| {
-            self.inputs.insert(at, Box::new(Leases::new(core.clone())));
-            at
-        });
-        let input: &mut dyn Any = &mut *self.inputs[at];
+        if core.mode == DeliveryMode::AtMostOnce {
+            // Settled by their hand-outs: there is nothing to commit.
+            return held.into_iter().for_each(drop);
+        }
+        let at =
+            self.inputs.place_for(|input| input.book().cmp(&core.id), || Box::new(Leases::new(core.clone())));
+        let input: &mut dyn Any = &mut **at;
         match input.downcast_mut::<Leases<E>>() {
             Some(leases) => held.into_iter().for_each(|held| leases.add(held)),
             None => unreachable!("a subscription's number is its own"),
@@ -92,13 +101,13 @@ impl TransactionCore {
         message: Message<E>,
     ) {
         if !Arc::ptr_eq(&core.broker, &self.broker) {
-            self.doomed = Some(CommitReason::OtherBroker);
+            self.doom(CommitReason::OtherBroker);
             return drop_contained(message);
         }
         let parcel = match core.parcel(message) {
             Ok(parcel) => parcel,
             Err(refusal) => {
-                self.doomed = Some(match refusal.encode_error {
+                self.doom(match refusal.encode_error {
                     Some(error) => CommitReason::Encode { error },
                     None => refusal.kind.into(),
                 });
@@ -106,16 +115,27 @@ impl TransactionCore {
             }
         };
         let incarnation = core.log.incarnation();
-        let at = self.outputs.binary_search_by_key(&incarnation, |output| output.incarnation());
-        let at = at.unwrap_or_else(|at| {
-            self.outputs.insert(at, Box::new(Posts::new(core.clone())));
-            at
-        });
-        self.order.push(incarnation);
-        let output: &mut dyn Any = &mut *self.outputs[at];
+        let first = self.outputs.iter().next().map(|only| (only.incarnation(), only.len()));
+        let at = self.outputs.place_for(
+            |output| output.incarnation().cmp(&incarnation),
+            || Box::new(Posts::new(core.clone())),
+        );
+        let output: &mut dyn Any = &mut **at;
         match output.downcast_mut::<Posts<E>>() {
             Some(posts) => posts.add(parcel),
             None => unreachable!("an incarnation is never reused"),
+        }
+        match (first, self.outputs.len()) {
+            (_, 0 | 1) => {}
+            (Some((first, count)), _) => {
+                let order = &mut self.rare.get_or_insert_default().order;
+                if order.is_empty() {
+                    // All so far went to the one topic.
+                    order.resize(count, first);
+                }
+                order.push(incarnation);
+            }
+            (None, _) => unreachable!("the second topic comes after the first"),
         }
     }
 
@@ -132,7 +152,7 @@ impl TransactionCore {
         let until = self.first_deadline();
         let line = self.broker.line.clone();
         loop {
-            let space = self.outputs[lacking].space();
+            let space = self.outputs.as_slice()[lacking].space();
             let verdict = space.room().wait(PUBLISHERS, || {
                 self.look(&*space, lacking, until, line.is_manual()).unwrap_or_else(|| Look::Nothing {
                     until: until.and_then(|until| line.instant_of(until)),
@@ -175,17 +195,18 @@ impl TransactionCore {
 
     /// Tries until it is done, or fails, or a topic is full and says to wait.
     fn try_all(&mut self) -> Verdict {
-        if let Some(reason) = &self.doomed {
+        if let Some(reason) = self.rare.as_ref().and_then(|rare| rare.doomed.as_ref()) {
             return Verdict::Failed(reason.clone());
         }
         let mut looked_ahead = false;
         loop {
-            let (n, lack) = match attempt(&self.broker, &mut self.inputs, &mut self.outputs) {
-                Attempt::Done => break,
-                Attempt::Refused(reason) => return Verdict::Failed(reason),
-                Attempt::Lacks(n, lack) => (n, lack),
-            };
-            let space = self.outputs[n].space();
+            let (n, lack) =
+                match attempt(&self.broker, self.inputs.as_mut_slice(), self.outputs.as_mut_slice()) {
+                    Attempt::Done => break,
+                    Attempt::Refused(reason) => return Verdict::Failed(reason),
+                    Attempt::Lacks(n, lack) => (n, lack),
+                };
+            let space = self.outputs.as_slice()[n].space();
             match lack {
                 _ if !looked_ahead => {
                     self.outputs.iter().for_each(|output| output.space().catch_up());
@@ -203,15 +224,15 @@ impl TransactionCore {
             }
         }
         // Who reads what was published wakes before what was acked is let go.
-        self.outputs.iter_mut().for_each(|output| output.follow_up());
-        self.inputs.iter_mut().for_each(|input| input.follow_up());
+        self.outputs.as_mut_slice().iter_mut().for_each(|output| output.follow_up());
+        self.inputs.as_mut_slice().iter_mut().for_each(|input| input.follow_up());
         Verdict::Done
     }
 
     fn spare(&mut self) {
-        if !std::mem::replace(&mut self.spared, true) {
-            self.inputs.iter().for_each(|input| input.spare());
-        }
+        self.spared = true;
+        // Each time: there may be others than the last time.
+        self.inputs.iter().for_each(|input| input.spare());
     }
 
     fn first_deadline(&self) -> Option<Tick> {
@@ -219,32 +240,35 @@ impl TransactionCore {
     }
 
     /// In the order in which the messages were given.
-    fn receipts(&mut self) -> Vec<(MessageId, bool)> {
-        let mut taken = vec![0; self.outputs.len()];
-        let receipts = self.order.iter().map(|incarnation| {
-            let at = self.outputs.binary_search_by_key(incarnation, |output| output.incarnation());
-            let receipt = at.ok().and_then(|at| {
+    fn receipts(&self) -> Vec<(MessageId, bool)> {
+        let published = |receipt: Option<(MessageId, bool)>| match receipt {
+            Some(receipt) => receipt,
+            None => unreachable!("what was published has a receipt"),
+        };
+        let outputs = self.outputs.as_slice();
+        if let [only] = outputs {
+            return (0..only.len()).map(|nth| published(only.receipt(nth))).collect();
+        }
+        let mut taken = vec![0; outputs.len()];
+        let order = self.rare.as_ref().map_or(&[][..], |rare| &rare.order);
+        let receipts = order.iter().map(|incarnation| {
+            let at = outputs.binary_search_by_key(incarnation, |output| output.incarnation());
+            published(at.ok().and_then(|at| {
                 taken[at] += 1;
-                self.outputs[at].receipt(taken[at] - 1)
-            });
-            match receipt {
-                Some(receipt) => receipt,
-                None => unreachable!("what was published has a receipt"),
-            }
+                outputs[at].receipt(taken[at] - 1)
+            }))
         });
-        let receipts = receipts.collect();
-        self.outputs.clear();
-        self.order.clear();
-        receipts
+        receipts.collect()
     }
 
     /// Publishes nothing, and gives back what is leased.
     pub(crate) fn roll_back(&mut self) {
-        let inputs = std::mem::take(&mut self.inputs);
-        for mut input in inputs.into_iter().chain(std::mem::take(&mut self.strangers)) {
+        let strangers = self.rare.as_mut().map_or(&mut [][..], |rare| &mut rare.strangers);
+        for input in self.inputs.as_mut_slice().iter_mut().chain(strangers) {
             input.give_back(self.spared);
         }
-        std::mem::take(&mut self.outputs).into_iter().for_each(drop_contained);
+        // Messages that were not published: their `Drop` is the user's code.
+        self.outputs.take().into_iter().for_each(drop_contained);
     }
 }
 
@@ -304,7 +328,7 @@ mod asynchronous {
                             Some(place) => place.until,
                             None => self.first_deadline(),
                         };
-                        let space = self.outputs[lacking].space();
+                        let space = self.outputs.as_slice()[lacking].space();
                         seat.place = Some(Place { space, lacking, until, waiter: None });
                     }
                 }
