@@ -162,8 +162,8 @@ const DERIVED: Uuid = Uuid::from_u128(0x6b0f_3c52_91c7_4e0a_8d6e_2f54_a7c3_10be)
 impl<E> Message<E> {
     /// Gives the message an idempotency id that follows from what it is made from: the `n`-th output of this delivery's message on this subscription has always the same id.
     ///
-    /// So a consumer that dies after it published its output and before it acked its input publishes the output once all the same: its second attempt is a repeat
-    /// within the output topic's [`DedupWindow`](crate::DedupWindow). A [`Transaction`](crate::Transaction) needs no such id; a consumer outside of one does.
+    /// So a subscriber that dies after it published its output and before it acked its input publishes the output once all the same: its second attempt is a repeat
+    /// within the output topic's [`DedupWindow`](crate::DedupWindow). A [`Transaction`](crate::Transaction) needs no such id; a subscriber outside of one does.
     ///
     /// The id is a UUID of version 5 of the input's topic, subscription and idempotency id, and `n`. An input without an idempotency id counts by its
     /// [`MessageId`], which is its own only while the broker lives that gave it. It replaces an id that the message has.

@@ -92,6 +92,33 @@
 //! # Ok::<(), eventflow::Error>(())
 //! ```
 //!
+//! # A message that causes others
+//!
+//! Consume, transform, produce: in a [`Transaction`], the ack of the input and the publishes of its outputs, over any number of topics, take effect together or not at all.
+//! Dropped without a commit, it publishes nothing, and the input comes back.
+//!
+//! ```
+//! # let broker = eventflow::Broker::in_memory();
+//! let orders = broker.topic::<u64>("orders").open()?;
+//! let bills = broker.topic::<String>("bills").open()?;
+//! let billing = orders.subscription("billing").open()?;
+//! let printer = bills.subscription("printer").open()?;
+//! orders.publish(1_999)?;
+//!
+//! let order = billing.recv()?;
+//! let mut tx = broker.transaction();
+//! tx.publish(&bills, format!("please pay {} cents", *order));
+//! tx.ack(order);
+//! assert!(printer.try_recv().is_err()); // nobody sees the bill before the commit
+//! tx.commit()?;
+//! assert_eq!(*printer.recv()?, "please pay 1999 cents");
+//! assert_eq!(billing.stats().backlog, 0);
+//! # Ok::<(), eventflow::Error>(())
+//! ```
+//!
+//! An effect in a database of yours happens once if the message's idempotency id is recorded in the same database transaction: the [`inbox`] does that, through your own driver.
+//! A message that is to be published if, and only if, a transaction of your database commits goes through the [`outbox`].
+//!
 //! # Back in time, and time at will
 //!
 //! A topic with a [`Retention`] keeps what is settled, so that a subscription can [`seek`](Subscription::seek) back or start late. With a [`ManualClock`], a test of
@@ -119,7 +146,9 @@
 //!
 //! - [`Topic`] publishes, [`Message`] says what goes with an event, [`TopicBuilder`] what a topic keeps and holds.
 //! - [`Subscription`] receives: blocking, with a timeout, in batches, in a `select!`, as a future or a stream. [`SubscriptionBuilder`] has its options.
-//! - [`Delivery`] and [`Batch`] settle.
+//! - [`Delivery`] and [`Batch`] settle; a [`Transaction`] settles and publishes.
+//! - [`inbox`] and [`outbox`] join a topic to a database of yours.
+//! - [`guide::exactly_once`] says what can fail on the way to an effect, and what to use against it.
 //! - [`guide`] tells how it is built and what it promises.
 
 #![forbid(unsafe_code)]

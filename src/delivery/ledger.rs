@@ -68,6 +68,10 @@ impl Hasher for Spread {
 pub(crate) struct LeaseId(u64);
 
 impl LeaseId {
+    pub(super) fn single(number: u64) -> Self {
+        LeaseId(number << 1)
+    }
+
     pub(super) fn of_run(number: u64) -> Self {
         LeaseId(number << 1 | 1)
     }
@@ -414,7 +418,7 @@ impl Ledger {
 
     pub(super) fn next_lease(&mut self) -> LeaseId {
         self.leases += 1;
-        LeaseId(self.leases << 1)
+        LeaseId::single(self.leases)
     }
 }
 

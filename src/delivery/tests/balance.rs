@@ -85,12 +85,12 @@ impl Ledger {
             let (held_by, ends) = match entry.standing {
                 Standing::Leased { lease, deadline } => (lease, Some(deadline)),
                 Standing::Committing { lease, .. } => (lease, None),
-                _ => (LeaseId(0), None),
+                _ => (LeaseId::of_run(u64::MAX >> 1), None),
             };
             assert_eq!(self.deadline_of(ticket(sequence, held_by)), ends, "{sequence:?}: {self:?}");
-            assert_eq!(self.deadline_of(ticket(sequence, LeaseId(self.leases + 1))), None, "{sequence:?}");
+            assert_eq!(self.deadline_of(ticket(sequence, LeaseId::single(self.leases + 1))), None, "{sequence:?}");
         }
-        for (&lease, run) in &self.runs {
+        for (lease, run) in self.runs.iter() {
             let ends = |sequence| self.deadline_of(ticket(sequence, lease)) == Some(run.deadline);
             assert!(run.open_sequences().all(ends), "{lease:?}: {self:?}");
         }

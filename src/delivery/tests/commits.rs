@@ -9,10 +9,11 @@ impl Rig {
     ///
     /// Nobody notices first what time has brought about: the answer is by the clock.
     pub(super) fn commit(&mut self, tickets: &[Ticket]) -> u64 {
+        // As the engine does: a key's messages are asked for, and acked, in their order.
         let mut tickets = tickets.to_vec();
+        tickets.sort_by_key(|ticket| ticket.sequence);
         let refused = self.ledger.cannot_commit(tickets.iter().copied(), self.tick());
         if refused == 0 {
-            tickets.sort_by_key(|ticket| ticket.sequence);
             for ticket in tickets {
                 assert!(self.ledger.ack(ticket), "what could be committed is acked: {ticket:?}");
             }
