@@ -88,7 +88,11 @@ impl Ledger {
                 _ => (LeaseId::of_run(u64::MAX >> 1), None),
             };
             assert_eq!(self.deadline_of(ticket(sequence, held_by)), ends, "{sequence:?}: {self:?}");
-            assert_eq!(self.deadline_of(ticket(sequence, LeaseId::single(self.leases + 1))), None, "{sequence:?}");
+            assert_eq!(
+                self.deadline_of(ticket(sequence, LeaseId::single(self.leases + 1))),
+                None,
+                "{sequence:?}"
+            );
         }
         for (lease, run) in self.runs.iter() {
             let ends = |sequence| self.deadline_of(ticket(sequence, lease)) == Some(run.deadline);

@@ -193,12 +193,11 @@ impl BrokerCore {
     /// Waits until nothing is outstanding, or until then. Gives what is left: backlog and outstanding.
     pub(crate) fn wait_until_settled(&self, deadline: Option<Instant>) -> (u64, u64) {
         self.settled.wait(EVERYBODY, || {
-            let totals = self.all_topics().into_iter().map(|topic| {
-                topic.run_timeouts();
-                topic.totals()
-            });
-            let (backlog, outstanding) =
-                totals.fold((0, 0), |sum, totals| (sum.0 + totals.backlog, sum.1 + totals.outstanding));
+            let (mut backlog, outstanding) = self.what_is_left();
+            if outstanding == 0 {
+                // A transaction may have published to a topic that was counted before it settled the last of what was outstanding: now nothing moves any more.
+                backlog = self.what_is_left().0;
+            }
             let is_over = deadline.is_some_and(|deadline| Instant::now() >= deadline);
             if outstanding == 0 || is_over || self.phase() == Phase::Closed {
                 return Look::Found((backlog, outstanding));
@@ -207,6 +206,15 @@ impl BrokerCore {
             let soon = Instant::now() + SETTLED_LOOK;
             Look::Nothing { until: Some(deadline.map_or(soon, |deadline| deadline.min(soon))) }
         })
+    }
+
+    /// Backlog and outstanding, over all topics.
+    fn what_is_left(&self) -> (u64, u64) {
+        let totals = self.all_topics().into_iter().map(|topic| {
+            topic.run_timeouts();
+            topic.totals()
+        });
+        totals.fold((0, 0), |sum, totals| (sum.0 + totals.backlog, sum.1 + totals.outstanding))
     }
 
     /// Something was settled while the broker drains.

@@ -34,10 +34,10 @@ pub(crate) trait Input: Any + Send + Sync {
     fn with_lock(&mut self, act: &mut dyn FnMut(&mut dyn LockedInput));
     /// After a commit, with nothing locked.
     fn follow_up(&mut self);
+    /// Whether it acks this message of this topic.
+    fn acks(&self, incarnation: u64, sequence: Sequence) -> bool;
     /// When the first of the leases ends.
     fn first_deadline(&self) -> Option<Tick>;
-    /// Lack of space keeps them: if they run out, no attempt is spent.
-    fn spare(&self);
     /// The transaction is no more. `spared`: no attempt is spent.
     fn give_back(&mut self, spared: bool);
 }
@@ -46,6 +46,8 @@ pub(crate) trait LockedInput {
     fn ended(&self) -> Option<CommitReason>;
     /// How many cannot be acked.
     fn expired(&self, now: Tick) -> u64;
+    /// Lack of space keeps them: if they run out, no attempt is spent.
+    fn spare(&mut self);
     /// Which of this topic's messages are acked.
     fn acked_of(&self, incarnation: u64, sequences: &mut Vec<Sequence>);
     fn settle(&mut self);
@@ -82,7 +84,8 @@ pub(crate) trait Space: Send + Sync {
     fn room(&self) -> &WaitingRoom;
     /// Nothing takes space that a filter or a deadline would have let go.
     fn catch_up(&self);
-    fn drop_oldest(&self, sequence: Sequence);
+    /// `spared`: the books that ack it.
+    fn drop_oldest(&self, sequence: Sequence, spared: &dyn Fn(u64) -> bool);
     fn watch_leases(&self);
     fn call_at(&self, deadline: Tick);
 }
@@ -176,13 +179,14 @@ impl<E: Send + Sync + 'static> Input for Leases<E> {
         }
     }
 
+    fn acks(&self, incarnation: u64, sequence: Sequence) -> bool {
+        self.core.topic.log.incarnation() == incarnation
+            && self.held.iter().any(|held| held.ticket.sequence == sequence)
+    }
+
     fn first_deadline(&self) -> Option<Tick> {
         let desk = self.core.desk.lock();
         self.held.iter().filter_map(|held| desk.ledger.deadline_of(held.ticket)).min()
-    }
-
-    fn spare(&self) {
-        self.core.change(|ledger| self.held.iter().for_each(|held| ledger.spare(held.ticket)));
     }
 
     fn give_back(&mut self, spared: bool) {
@@ -204,6 +208,12 @@ impl<E: Send + Sync + 'static> LockedInput for LockedLeases<'_, E> {
 
     fn expired(&self, now: Tick) -> u64 {
         self.desk.ledger.cannot_commit(self.held.iter().map(|held| held.ticket), now)
+    }
+
+    fn spare(&mut self) {
+        for held in self.held {
+            self.desk.ledger.spare(held.ticket);
+        }
     }
 
     fn acked_of(&self, incarnation: u64, sequences: &mut Vec<Sequence>) {
@@ -342,8 +352,8 @@ impl<E: Send + Sync + 'static> Space for Arc<TopicCore<E>> {
         TopicCore::catch_up(self);
     }
 
-    fn drop_oldest(&self, sequence: Sequence) {
-        TopicCore::drop_oldest(self, sequence);
+    fn drop_oldest(&self, sequence: Sequence, spared: &dyn Fn(u64) -> bool) {
+        TopicCore::drop_oldest(self, sequence, spared);
     }
 
     fn watch_leases(&self) {
@@ -363,28 +373,34 @@ pub(super) enum Attempt {
     Lacks(usize, Append),
 }
 
-/// Asks, under every lock, whether all can be done; if so, does it. Nothing is changed otherwise.
+/// Asks, under every lock, whether all can be done; if so, does it. Nothing is changed otherwise, but that lack of space, if this attempt is the last before it is told, spares the leases.
 pub(super) fn attempt(
     broker: &BrokerCore,
     inputs: &mut [Box<dyn Input>],
     outputs: &mut [Box<dyn Output>],
+    is_last: bool,
 ) -> Attempt {
     if let ([input], [output]) = (&mut *inputs, &mut *outputs) {
         // Consume, transform, produce: most transactions.
         let mut attempted = None;
         output.with_lock(&mut |output| {
             input.with_lock(&mut |input| {
-                attempted = Some(attempt_locked(broker, &mut [input], &mut [&mut *output]));
+                attempted = Some(attempt_locked(broker, &mut [input], &mut [&mut *output], is_last));
             });
         });
         return attempted.unwrap_or(Attempt::Done);
     }
     let mut outputs: Vec<_> = outputs.iter_mut().map(|output| output.lock()).collect();
     let mut inputs: Vec<_> = inputs.iter_mut().map(|input| input.lock()).collect();
-    attempt_locked(broker, &mut inputs, &mut outputs)
+    attempt_locked(broker, &mut inputs, &mut outputs, is_last)
 }
 
-fn attempt_locked<'a, 'b, I, O>(broker: &BrokerCore, inputs: &mut [I], outputs: &mut [O]) -> Attempt
+fn attempt_locked<'a, 'b, I, O>(
+    broker: &BrokerCore,
+    inputs: &mut [I],
+    outputs: &mut [O],
+    is_last: bool,
+) -> Attempt
 where
     I: DerefMut<Target = dyn LockedInput + 'a>,
     O: DerefMut<Target = dyn LockedOutput + 'b>,
@@ -397,10 +413,13 @@ where
     if outputs.iter().any(|output| output.is_limited())
         && let Some(lack) = find_lack(inputs, outputs)
     {
+        if is_last && matches!(lack, Attempt::Lacks(_, Append::MustWait | Append::Refused(_))) {
+            // Under the locks under which they were found to hold: no lease runs out in between at the subscriber's cost.
+            inputs.iter_mut().for_each(|input| input.spare());
+        }
         return lack;
     }
     outputs.iter_mut().for_each(|output| output.write(now));
-    inputs.iter_mut().for_each(|input| input.settle());
     match &*outputs {
         [] => {}
         [only] => only.show(),
@@ -411,6 +430,8 @@ where
             several.iter().for_each(|output| output.ungate());
         }
     }
+    // Last: how far a book has come is also read without its lock, and who reads it so must find what was published.
+    inputs.iter_mut().for_each(|input| input.settle());
     Attempt::Done
 }
 

@@ -138,10 +138,12 @@ impl Occupancy {
         }
     }
 
-    /// The oldest message that is not settled by all, and none of these, which are in order.
-    pub(super) fn oldest_but(&self, spared: &[Sequence]) -> Option<Sequence> {
+    /// The oldest message that is not settled by all, also when these have been settled, each by one more; they are in order.
+    pub(super) fn oldest_beyond(&self, settled: &[Sequence]) -> Option<Sequence> {
+        let by = |sequence| settled.iter().filter(|&&other| other == sequence).count() as i64;
         let unsettled = (0..).zip(&self.cells).filter(|(_, cell)| cell.unsettled > 0);
-        unsettled.map(|(at, _)| self.first + at).find(|sequence| spared.binary_search(sequence).is_err())
+        let mut unsettled = unsettled.map(|(at, cell)| (self.first + at, cell.unsettled));
+        unsettled.find(|&(sequence, by_whom)| by_whom > by(sequence)).map(|(sequence, _)| sequence)
     }
 }
 
@@ -166,7 +168,7 @@ mod tests {
         assert!(!occupancy.add(seq(2), seq(3), -1));
         assert!(occupancy.add(seq(2), seq(3), -1), "out of order");
         assert!(occupancy.has_room_for(1, 8, Room::default()));
-        assert_eq!(occupancy.oldest_but(&[]), Some(seq(1)));
+        assert_eq!(occupancy.oldest_beyond(&[]), Some(seq(1)));
         occupancy.add(seq(1), seq(3), 1);
         assert!(!occupancy.has_room_for(1, 8, Room::default()), "a seek back takes the room again");
     }
@@ -199,6 +201,6 @@ mod tests {
         occupancy.add(seq(5), seq(6), 1);
         assert!(!occupancy.has_room_for(1, 1, Room::default()));
         occupancy.forget_before(seq(9));
-        assert_eq!(occupancy.oldest_but(&[]), Some(seq(5)), "what is not settled is not forgotten");
+        assert_eq!(occupancy.oldest_beyond(&[]), Some(seq(5)), "what is not settled is not forgotten");
     }
 }

@@ -192,7 +192,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
                     looked_ahead = true;
                 }
                 Append::Refused(kind) => return Err(kind),
-                Append::MustDrop(sequence) => self.drop_oldest(sequence),
+                Append::MustDrop(sequence) => self.drop_oldest(sequence, &|_| false),
                 Append::MustWait => {
                     self.watch_leases();
                     return Ok(false);
@@ -217,15 +217,19 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         }
         let now = self.broker.now();
         let mut after = Aftermath::default();
+        let mut event = message.event;
+        // Declared before the lock is taken, and so dropped after it is let go.
+        let _made_of;
         let sequence = {
             let mut state = self.state.lock();
             let (subscriptions, is_kept) = self.readers(&state);
             if !is_kept || state.occupancy.is_some() || self.closed_to_publishers().is_some() {
-                return Err(message);
+                return Err(Message::new(event));
             }
             let published = state.last_published.max(now);
             state.last_published = published;
-            let slot = Slot::own(message.event, published, None);
+            _made_of = state.writer.take_in(&mut event);
+            let slot = Slot::own(event, published, None);
             let sequence = self.keep(&mut state, slot, size_of::<E>() as u64, subscriptions, &mut after);
             self.log.publish_tail(&state.writer);
             sequence
@@ -243,6 +247,8 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         }
         let now = self.broker.now();
         let mut after = Aftermath::default();
+        // Declared before the lock is taken, and so dropped after it is let go.
+        let mut made_of = Vec::new();
         let first = {
             let mut state = self.state.lock();
             let (_, is_kept) = self.readers(&state);
@@ -252,6 +258,8 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             let published = state.last_published.max(now);
             state.last_published = published;
             let first = state.writer.next();
+            made_of
+                .extend(messages.iter_mut().filter_map(|message| state.writer.take_in(&mut message.event)));
             let slots = messages.drain(..).map(|message| Slot::own(message.event, published, None));
             let weight = size_of::<E>() as u64;
             let (count, opened) = self.log.append_all(&mut state.writer, slots, weight);
@@ -490,9 +498,9 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
     }
 
     /// The oldest message that is not settled by all is settled by all.
-    pub(super) fn drop_oldest(self: &Arc<Self>, sequence: Sequence) {
+    pub(super) fn drop_oldest(self: &Arc<Self>, sequence: Sequence, spared: &dyn Fn(u64) -> bool) {
         let mut dropped = false;
-        for subscription in self.subscriptions() {
+        for subscription in self.subscriptions().iter().filter(|subscription| !spared(subscription.id)) {
             dropped |= subscription.drop_message(sequence);
         }
         if dropped {
@@ -575,7 +583,7 @@ pub(super) fn refuse_for_space<E>(
     Some(match occupancy.limits().overflow {
         Overflow::Block => Append::MustWait,
         Overflow::Reject => Append::Refused(PublishErrorKind::Full),
-        Overflow::DropOldest => match occupancy.oldest_but(acked) {
+        Overflow::DropOldest => match occupancy.oldest_beyond(acked) {
             Some(sequence) => Append::MustDrop(sequence),
             None => Append::MustWait,
         },

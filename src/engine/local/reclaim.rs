@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::engine::local::topic::{PUBLISHERS, TopicCore, TopicState};
+use crate::engine::local::topic::{COMMITS, TopicCore, TopicState};
 use crate::few::Few;
 use crate::log::{ResidentLog, Segment, Watch};
 use crate::options::Keep;
@@ -83,7 +83,10 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         };
         if has_room {
             // All of them: their messages need unequal space, and a wake must not be used up by one that needs more than there is.
-            self.space.wake_all_of(PUBLISHERS);
+            self.space.wake_everyone();
+        } else {
+            // What is left of these messages may be what a transaction acks itself.
+            self.space.wake_all_of(COMMITS);
         }
     }
 

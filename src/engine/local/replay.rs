@@ -9,7 +9,7 @@ use crate::delivery::settled::Settled;
 use crate::engine::local::broker::{AnyTopic, BrokerCore, SnapshotEntry};
 use crate::engine::local::dead_letter::Cemetery;
 use crate::engine::local::subscription::{FilterFn, SubscriptionCore, unsettled_runs};
-use crate::engine::local::topic::{Book, PUBLISHERS, TopicCore, TopicState};
+use crate::engine::local::topic::{Book, TopicCore, TopicState};
 use crate::error::{CreateError, DeleteError, RecvError, SeekError};
 use crate::name::Name;
 use crate::options::{SNAPSHOT_LIFE, Seek, Start};
@@ -139,7 +139,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             }
         }
         if !changes.is_empty() {
-            self.space.wake_all_of(PUBLISHERS);
+            self.space.wake_everyone();
         }
         self.sweep();
         self.arm();
@@ -186,7 +186,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
                 occupancy.add(from, to, -1);
             }
         }
-        self.space.wake_all_of(PUBLISHERS);
+        self.space.wake_everyone();
     }
 
     /// Snapshots whose life is over go.

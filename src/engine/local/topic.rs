@@ -310,7 +310,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         }
         self.count_all();
         self.state.lock().sweep_from = Sequence::FIRST;
-        self.space.wake_all_of(PUBLISHERS);
+        self.space.wake_everyone();
         self.sweep();
         self.arm();
     }
@@ -411,8 +411,9 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
     }
 }
 
-/// The one key of the room for publishers.
+/// The keys of the room for those who wait for space: publishers, who need it as it is, and transactions, who need it net of what they ack.
 pub(crate) const PUBLISHERS: u64 = 0;
+pub(crate) const COMMITS: u64 = 1;
 
 impl<E: Send + Sync + 'static> Alarm for TopicCore<E> {
     fn ring(self: Arc<Self>, now: Tick) {
@@ -429,7 +430,7 @@ impl<E: Send + Sync + 'static> Alarm for TopicCore<E> {
         self.end_snapshots(now);
         self.sweep();
         // Publishers whose timeout passed, and transactions whose first lease ended; with the system clock only the blocked wake by themselves.
-        self.space.wake_all_of(PUBLISHERS);
+        self.space.wake_everyone();
         self.arm();
     }
 }

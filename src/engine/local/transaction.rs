@@ -9,7 +9,7 @@ use crate::engine::local::commit::{Attempt, Input, Leases, Output, Posts, Space,
 use crate::engine::local::publish::Append;
 use crate::engine::local::receive::Held;
 use crate::engine::local::subscription::SubscriptionCore;
-use crate::engine::local::topic::{PUBLISHERS, TopicCore};
+use crate::engine::local::topic::{COMMITS, TopicCore};
 use crate::engine::waiters::Look;
 use crate::error::CommitReason;
 use crate::few::Few;
@@ -153,7 +153,7 @@ impl TransactionCore {
         let line = self.broker.line.clone();
         loop {
             let space = self.outputs.as_slice()[lacking].space();
-            let verdict = space.room().wait(PUBLISHERS, || {
+            let verdict = space.room().wait(COMMITS, || {
                 self.look(&*space, lacking, until, line.is_manual()).unwrap_or_else(|| Look::Nothing {
                     until: until.and_then(|until| line.instant_of(until)),
                 })
@@ -200,25 +200,36 @@ impl TransactionCore {
         }
         let mut looked_ahead = false;
         loop {
-            let (n, lack) =
-                match attempt(&self.broker, self.inputs.as_mut_slice(), self.outputs.as_mut_slice()) {
-                    Attempt::Done => break,
-                    Attempt::Refused(reason) => return Verdict::Failed(reason),
-                    Attempt::Lacks(n, lack) => (n, lack),
-                };
+            let (n, lack) = match attempt(
+                &self.broker,
+                self.inputs.as_mut_slice(),
+                self.outputs.as_mut_slice(),
+                looked_ahead,
+            ) {
+                Attempt::Done => break,
+                Attempt::Refused(reason) => return Verdict::Failed(reason),
+                Attempt::Lacks(n, lack) => (n, lack),
+            };
             let space = self.outputs.as_slice()[n].space();
             match lack {
                 _ if !looked_ahead => {
                     self.outputs.iter().for_each(|output| output.space().catch_up());
                     looked_ahead = true;
                 }
-                Append::MustDrop(sequence) => space.drop_oldest(sequence),
+                Append::MustDrop(sequence) => {
+                    let incarnation = self.outputs.as_slice()[n].incarnation();
+                    let acks = |book| {
+                        let mut inputs = self.inputs.iter().filter(|input| input.book() == book);
+                        inputs.any(|input| input.acks(incarnation, sequence))
+                    };
+                    space.drop_oldest(sequence, &acks);
+                }
                 Append::MustWait => {
-                    self.spare();
+                    self.spared = true;
                     return Verdict::Elsewhere(n);
                 }
                 Append::Refused(_) | Append::Done => {
-                    self.spare();
+                    self.spared = true;
                     return Verdict::Failed(CommitReason::Full);
                 }
             }
@@ -227,12 +238,6 @@ impl TransactionCore {
         self.outputs.as_mut_slice().iter_mut().for_each(|output| output.follow_up());
         self.inputs.as_mut_slice().iter_mut().for_each(|input| input.follow_up());
         Verdict::Done
-    }
-
-    fn spare(&mut self) {
-        self.spared = true;
-        // Each time: there may be others than the last time.
-        self.inputs.iter().for_each(|input| input.spare());
     }
 
     fn first_deadline(&self) -> Option<Tick> {
@@ -277,7 +282,7 @@ mod asynchronous {
     use std::sync::Arc;
     use std::task::{Context, Poll};
 
-    use super::{CommitReason, Look, MessageId, PUBLISHERS, Space, Tick, TransactionCore, Verdict};
+    use super::{COMMITS, CommitReason, Look, MessageId, Space, Tick, TransactionCore, Verdict};
     use crate::engine::waiters::Waiter;
 
     /// A commit's place among those that wait for a topic's space.
@@ -295,7 +300,7 @@ mod asynchronous {
 
     impl Drop for Place {
         fn drop(&mut self) {
-            self.space.room().abandon(PUBLISHERS, &mut self.waiter);
+            self.space.room().abandon(COMMITS, &mut self.waiter);
         }
     }
 
@@ -310,7 +315,7 @@ mod asynchronous {
                 let verdict = match &mut seat.place {
                     None => self.try_all(),
                     Some(Place { space, lacking, until, waiter }) => {
-                        let polled = space.room().poll(PUBLISHERS, waiter, context, || {
+                        let polled = space.room().poll(COMMITS, waiter, context, || {
                             self.look(&**space, *lacking, *until, true)
                                 .unwrap_or(Look::Nothing { until: None })
                         });
