@@ -18,6 +18,7 @@ mod retention;
 mod settling;
 mod space;
 mod time;
+mod transactions;
 
 use std::time::Duration;
 
