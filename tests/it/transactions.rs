@@ -497,3 +497,37 @@ fn a_retry_after_dedup_was_turned_off_publishes() {
     assert!(!receipts[0].deduplicated);
     assert_eq!(reader.stats().backlog, 2);
 }
+
+#[test]
+fn a_commit_in_waiting_wakes_when_something_else_dooms_it() {
+    for doom in 0..3 {
+        let (desk, results, _reader) = bench();
+        results.update().capacity(Capacity::messages(1)).apply().expect("a good option");
+        let other = desk.broker.topic::<u32>("other").create().expect("new");
+        send(&results, 0);
+        send(&desk.topic, 1);
+        let mut tx = desk.broker.transaction();
+        tx.ack(take(&desk.sub));
+        tx.publish(&results, 2);
+        tx.publish(&other, 2);
+        let (done, answer) = mpsc::channel();
+        thread::spawn(move || done.send(tx.commit().map_err(|error| error.reason)));
+        assert!(answer.recv_timeout(Duration::from_millis(30)).is_err(), "it waits");
+        let expected = match doom {
+            0 => {
+                desk.broker.delete_topic("other").expect("it is there");
+                CommitReason::TopicDeleted
+            }
+            1 => {
+                desk.sub.delete().expect("it is there");
+                CommitReason::SubscriptionDeleted
+            }
+            _ => {
+                desk.sub.seek(Seek::Latest).expect("sought");
+                CommitReason::LeaseExpired { count: 1 }
+            }
+        };
+        let answered = answer.recv_timeout(Duration::from_secs(60)).expect("it was woken");
+        assert_eq!(answered.expect_err("doomed"), expected);
+    }
+}

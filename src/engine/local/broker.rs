@@ -13,7 +13,7 @@ use crate::engine::local::replay::Snapshot;
 use crate::engine::timer::Timer;
 use crate::engine::waiters::{Look, WaitingRoom};
 use crate::name::Name;
-use crate::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering, fence};
 use crate::sync::{Mutex, RwLock};
 use crate::time::Tick;
 
@@ -30,6 +30,8 @@ pub(crate) struct BrokerCore {
     hasher: RandomState,
     /// Whoever waits for the last settlement.
     settled: WaitingRoom,
+    /// How many transactions wait for some topic's space.
+    commits: AtomicUsize,
     topics: RwLock<BTreeMap<Name, Arc<dyn AnyTopic>>>,
     pub(super) snapshots: Mutex<BTreeMap<Name, SnapshotEntry>>,
     /// By the name of the dead-letter topic: who has messages parked for it.
@@ -59,6 +61,8 @@ pub(crate) trait AnyTopic: Send + Sync {
     fn totals(&self) -> Totals;
     /// Receivers and publishers wake and look again.
     fn wake_everyone(&self);
+    /// Transactions that wait for space wake and look again.
+    fn wake_commits(&self);
     fn run_timeouts(&self);
     /// The topic is no more; what it held is dropped by this call.
     fn tear_down(&self);
@@ -73,6 +77,15 @@ pub(crate) struct Totals {
     pub(crate) backlog: u64,
     pub(crate) outstanding: u64,
     pub(crate) resident_bytes: u64,
+}
+
+/// See [`BrokerCore::note_commit`].
+pub(super) struct WaitingCommit(Arc<BrokerCore>);
+
+impl Drop for WaitingCommit {
+    fn drop(&mut self) {
+        self.0.commits.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// A subscription with parked messages.
@@ -90,6 +103,7 @@ impl BrokerCore {
             books: AtomicU64::new(0),
             hasher: RandomState::new(),
             settled: WaitingRoom::new(),
+            commits: AtomicUsize::new(0),
             topics: RwLock::new(BTreeMap::new()),
             snapshots: Mutex::new(BTreeMap::new()),
             parked: Mutex::new(HashMap::new()),
@@ -206,6 +220,21 @@ impl BrokerCore {
             let soon = Instant::now() + SETTLED_LOOK;
             Look::Nothing { until: Some(deadline.map_or(soon, |deadline| deadline.min(soon))) }
         })
+    }
+
+    /// A transaction waits for a topic's space, until this is dropped.
+    pub(super) fn note_commit(self: &Arc<Self>) -> WaitingCommit {
+        self.commits.fetch_add(1, Ordering::SeqCst);
+        WaitingCommit(self.clone())
+    }
+
+    /// Something has ended that a transaction may be about, whichever topic's space it waits for: it looks again. To be called after that is so.
+    pub(super) fn wake_commits(&self) {
+        // Either this sees the transaction, which is counted before it looks again, or that look sees the end.
+        fence(Ordering::SeqCst);
+        if self.commits.load(Ordering::SeqCst) > 0 {
+            self.all_topics().iter().for_each(|topic| topic.wake_commits());
+        }
     }
 
     /// Backlog and outstanding, over all topics.

@@ -169,6 +169,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             let (unsettled, counted) = subscription.close(tail);
             self.note_gone(&unsettled, counted);
             self.receivers.wake_all_of(id);
+            self.broker.wake_commits();
         }
         self.note_expire_after();
         drop(removed);
@@ -258,6 +259,7 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         let moved = self.move_to(place);
         self.topic.end_hold(moved.as_deref().unwrap_or_default());
         self.topic.receivers.wake_all_of(self.id);
+        self.topic.broker.wake_commits();
         moved.map(drop).ok_or(SeekError::Deleted)
     }
 

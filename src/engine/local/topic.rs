@@ -464,6 +464,10 @@ impl<E: Send + Sync + 'static> AnyTopic for TopicCore<E> {
         self.space.wake_everyone();
     }
 
+    fn wake_commits(&self) {
+        self.space.wake_all_of(COMMITS);
+    }
+
     fn run_timeouts(&self) {
         for subscription in self.subscriptions() {
             subscription.run_timeouts();
@@ -486,6 +490,7 @@ impl<E: Send + Sync + 'static> AnyTopic for TopicCore<E> {
             books = std::mem::take(&mut *self.books.write());
         }
         self.wake_everyone();
+        self.broker.wake_commits();
         // Closures and events are the user's: what their drops throw must not keep the rest.
         books.into_iter().for_each(drop_contained);
         segments.into_iter().for_each(drop_contained);

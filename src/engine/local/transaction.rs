@@ -149,6 +149,7 @@ impl TransactionCore {
         if !waits {
             return Err(CommitReason::Full);
         }
+        let _waits = self.broker.note_commit();
         let until = self.first_deadline();
         let line = self.broker.line.clone();
         loop {
@@ -283,6 +284,7 @@ mod asynchronous {
     use std::task::{Context, Poll};
 
     use super::{COMMITS, CommitReason, Look, MessageId, Space, Tick, TransactionCore, Verdict};
+    use crate::engine::local::broker::WaitingCommit;
     use crate::engine::waiters::Waiter;
 
     /// A commit's place among those that wait for a topic's space.
@@ -296,6 +298,7 @@ mod asynchronous {
         lacking: usize,
         until: Option<Tick>,
         waiter: Option<Arc<Waiter>>,
+        _waits: WaitingCommit,
     }
 
     impl Drop for Place {
@@ -314,7 +317,7 @@ mod asynchronous {
             loop {
                 let verdict = match &mut seat.place {
                     None => self.try_all(),
-                    Some(Place { space, lacking, until, waiter }) => {
+                    Some(Place { space, lacking, until, waiter, .. }) => {
                         let polled = space.room().poll(COMMITS, waiter, context, || {
                             self.look(&**space, *lacking, *until, true)
                                 .unwrap_or(Look::Nothing { until: None })
@@ -334,7 +337,8 @@ mod asynchronous {
                             None => self.first_deadline(),
                         };
                         let space = self.outputs.as_slice()[lacking].space();
-                        seat.place = Some(Place { space, lacking, until, waiter: None });
+                        let _waits = self.broker.note_commit();
+                        seat.place = Some(Place { space, lacking, until, waiter: None, _waits });
                     }
                 }
             }
