@@ -15,7 +15,7 @@ use crate::codec::Codec;
 use crate::contain::drop_contained;
 use crate::engine::local::broker::{AnyTopic, Phase};
 use crate::engine::local::publish::{Parcel, Patience};
-use crate::engine::local::topic::{Fingerprint, TopicCore, TopicOptions, Weigh};
+use crate::engine::local::topic::{AsBytes, Fingerprint, TopicCore, TopicOptions, Weigh};
 use crate::error::{CodecError, CreateError, PublishAllError, PublishError, PublishErrorKind, UpdateError};
 use crate::message::{Message, MessageId};
 use crate::name::Name;
@@ -316,7 +316,7 @@ impl<E: Send + Sync + 'static> TopicBuilder<E> {
 
     /// An event's bytes, for every limit in bytes. Its length for raw bytes and strings, else `size_of::<E>()`, unless told otherwise. Called by the publisher, under no lock.
     pub fn weigh(mut self, weigh: impl Fn(&E) -> u64 + Send + Sync + 'static) -> Self {
-        self.weigh = Some(Arc::new(weigh));
+        self.weigh = Some(Weigh::User(Arc::new(weigh)));
         self
     }
 
@@ -395,7 +395,7 @@ impl<E: Send + Sync + 'static> TopicBuilder<E> {
             retention: self.retention.unwrap_or_default(),
             capacity: self.capacity.unwrap_or_default(),
             dedup: self.dedup.unwrap_or_default(),
-            weigh: self.weigh.clone().or_else(raw_weigh),
+            weigh: self.weigh.clone().or_else(|| raw_bytes().map(Weigh::Raw)).unwrap_or(Weigh::Size),
             fingerprint: self.fingerprint.clone().or(by_codec).or_else(raw_fingerprint),
             codec: self.codec.as_ref().map(|codec| codec.name().to_owned()),
         }
@@ -460,9 +460,6 @@ fn hash_of(bytes: &[u8]) -> u64 {
     hasher.finish()
 }
 
-/// Looks at an event as bytes.
-type AsBytes<E> = fn(&E) -> Option<&[u8]>;
-
 /// Raw bytes and strings know their length and can be compared.
 fn raw_bytes<E: 'static>() -> Option<AsBytes<E>> {
     fn look<E: 'static, T: 'static + AsRef<[u8]>>(event: &E) -> Option<&[u8]> {
@@ -480,11 +477,6 @@ fn raw_bytes<E: 'static>() -> Option<AsBytes<E>> {
     } else {
         None
     }
-}
-
-fn raw_weigh<E: Send + Sync + 'static>() -> Option<Weigh<E>> {
-    let bytes = raw_bytes::<E>()?;
-    Some(Arc::new(move |event| bytes(event).map_or(0, |bytes| bytes.len() as u64)))
 }
 
 fn raw_fingerprint<E: Send + Sync + 'static>() -> Option<Fingerprint<E>> {

@@ -58,6 +58,14 @@ pub(crate) struct Writer<E> {
     bytes_max: u64,
 }
 
+/// What a batch came to.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Appended {
+    pub(crate) count: u64,
+    pub(crate) bytes: u64,
+    pub(crate) opened: bool,
+}
+
 impl<E> Writer<E> {
     pub(crate) fn new() -> Self {
         Writer {
@@ -159,32 +167,20 @@ impl<E> ResidentLog<E> {
         (sequence, !fits)
     }
 
-    /// [`append`](Self::append) of messages that weigh alike. Gives how many there were, and whether a segment was opened.
+    /// [`append`](Self::append) of many, each with its weight.
     pub(crate) fn append_all(
         &self,
         writer: &mut Writer<E>,
-        slots: impl ExactSizeIterator<Item = Slot<E>>,
-        bytes: u64,
-    ) -> (u64, bool) {
-        let (count, mut slots) = (slots.len() as u64, slots);
-        let (mut left, mut opened) = (count, false);
-        while left > 0 {
-            let room = writer
-                .open
-                .as_ref()
-                .map_or(0, |open| open.room_for(writer.filled, bytes, writer.slots_max, writer.bytes_max));
-            if room == 0 {
-                self.open_segment(writer);
-                opened = true;
-                continue;
-            }
-            if let Some(open) = &writer.open {
-                let pushed = open.push_all(&mut writer.filled, room, &mut slots, bytes);
-                writer.next += pushed;
-                left -= pushed;
-            }
+        slots: impl Iterator<Item = (Slot<E>, u64)>,
+    ) -> Appended {
+        let mut appended = Appended::default();
+        for (slot, bytes) in slots {
+            let (_, opened) = self.append(writer, slot, bytes);
+            appended.count += 1;
+            appended.bytes = appended.bytes.saturating_add(bytes);
+            appended.opened |= opened;
         }
-        (count, opened)
+        appended
     }
 
     #[inline(never)]

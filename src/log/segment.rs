@@ -172,37 +172,6 @@ impl<E> Segment<E> {
         self.written.slots.store(filled.slots as u64, Ordering::Release);
     }
 
-    /// [`push`](Self::push) of as many as there is room for, each of this weight. The writer's alone.
-    pub(super) fn push_all(
-        &self,
-        filled: &mut Filled,
-        room: usize,
-        slots: &mut impl Iterator<Item = Slot<E>>,
-        bytes: u64,
-    ) -> u64 {
-        let mut count = 0;
-        for place in &self.slots[filled.slots..filled.slots + room] {
-            let Some(slot) = slots.next() else { break };
-            assert!(place.get().is_none(), "the writer writes each slot once");
-            place.get_or_init(|| slot);
-            count += 1;
-        }
-        filled.slots += count as usize;
-        filled.bytes = filled.bytes.saturating_add(bytes.saturating_mul(count));
-        self.written.bytes.store(filled.bytes, Ordering::Relaxed);
-        self.written.slots.store(filled.slots as u64, Ordering::Release);
-        count
-    }
-
-    /// How many messages of this weight there is room for.
-    pub(super) fn room_for(&self, filled: Filled, bytes: u64, slots_max: usize, bytes_max: u64) -> usize {
-        let slots = self.slots.len().min(slots_max).saturating_sub(filled.slots);
-        let by_bytes = bytes_max.saturating_sub(filled.bytes).checked_div(bytes).unwrap_or(u64::MAX);
-        // The first is taken whatever it weighs.
-        let least = usize::from(filled.slots == 0);
-        slots.min(usize::try_from(by_bytes).unwrap_or(usize::MAX).max(least))
-    }
-
     pub(crate) fn watch(&self) -> Watch {
         match self.watch.load(Ordering::SeqCst) {
             0 => Watch::Nobody,

@@ -9,7 +9,7 @@ use crate::contain::contained;
 use crate::delivery::dedup::Admission;
 use crate::engine::local::occupancy::Occupancy;
 use crate::engine::local::subscription::SubscriptionCore;
-use crate::engine::local::topic::{PUBLISHERS, TopicCore, TopicState};
+use crate::engine::local::topic::{PUBLISHERS, TopicCore, TopicState, Weigh};
 use crate::engine::timer::Alarm;
 use crate::engine::waiters::Look;
 use crate::error::{CodecError, PublishErrorKind};
@@ -84,13 +84,10 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
     /// Checks a message against the limits, and calls the user's `weigh` and `fingerprint`. No lock is held.
     #[inline]
     pub(crate) fn parcel(&self, message: Message<E>) -> Result<Parcel<E>, Refusal<E>> {
-        if message.extras.is_none() && self.weigh.is_none() {
-            return Ok(Parcel {
-                message: Some(message),
-                weight: size_of::<E>() as u64,
-                content: 0,
-                receipt: None,
-            });
+        if message.extras.is_none()
+            && let Some(weight) = self.plain_weight(&message.event)
+        {
+            return Ok(Parcel { message: Some(message), weight, content: 0, receipt: None });
         }
         self.parcel_with_care(message)
     }
@@ -122,9 +119,21 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
     /// None: the user's `weigh` panicked.
     fn weight_of(&self, event: &E) -> Option<u64> {
         match &self.weigh {
-            None => Some(size_of::<E>() as u64),
-            Some(weigh) => contained(|| weigh(event)),
+            Weigh::Size => Some(size_of::<E>() as u64),
+            Weigh::Raw(bytes) => Some(bytes(event).map_or(0, |bytes| bytes.len() as u64)),
+            Weigh::User(weigh) => contained(|| weigh(event)),
         }
+    }
+
+    /// An event's weight where that is no user's say, and within the limit.
+    #[inline]
+    fn plain_weight(&self, event: &E) -> Option<u64> {
+        match &self.weigh {
+            Weigh::Size => Some(size_of::<E>() as u64),
+            Weigh::Raw(bytes) => Some(bytes(event).map_or(0, |bytes| bytes.len() as u64)),
+            Weigh::User(_) => None,
+        }
+        .filter(|&weight| weight <= PAYLOAD_BYTES_MAX)
     }
 
     /// What must be the same of two messages under one idempotency id.
@@ -212,9 +221,12 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
     /// has ended: then go the long way.
     #[inline]
     pub(crate) fn publish_plain(self: &Arc<Self>, message: Message<E>) -> Result<MessageId, Message<E>> {
-        if message.extras.is_some() || self.weigh.is_some() || self.limited.load(Ordering::SeqCst) {
+        let weight = self.plain_weight(&message.event);
+        let Some(weight) =
+            weight.filter(|_| message.extras.is_none() && !self.limited.load(Ordering::SeqCst))
+        else {
             return Err(message);
-        }
+        };
         let now = self.broker.now();
         let mut after = Aftermath::default();
         let mut event = message.event;
@@ -230,7 +242,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             state.last_published = published;
             _made_of = state.writer.take_in(&mut event);
             let slot = Slot::own(event, published, None);
-            let sequence = self.keep(&mut state, slot, size_of::<E>() as u64, subscriptions, &mut after);
+            let sequence = self.keep(&mut state, slot, weight, subscriptions, &mut after);
             self.log.publish_tail(&state.writer);
             sequence
         };
@@ -241,8 +253,9 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
 
     /// [`publish_plain`](Self::publish_plain) of a batch. Gives the first's id.
     pub(crate) fn publish_all_plain(self: &Arc<Self>, messages: &mut Vec<Message<E>>) -> Option<MessageId> {
-        let plain = self.weigh.is_none() && !self.limited.load(Ordering::SeqCst);
-        if !plain || messages.is_empty() || messages.iter().any(|message| message.extras.is_some()) {
+        let is_plain =
+            |message: &Message<E>| message.extras.is_none() && self.plain_weight(&message.event).is_some();
+        if messages.is_empty() || self.limited.load(Ordering::SeqCst) || !messages.iter().all(is_plain) {
             return None;
         }
         let now = self.broker.now();
@@ -260,13 +273,16 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             let first = state.writer.next();
             made_of
                 .extend(messages.iter_mut().filter_map(|message| state.writer.take_in(&mut message.event)));
-            let slots = messages.drain(..).map(|message| Slot::own(message.event, published, None));
-            let weight = size_of::<E>() as u64;
-            let (count, opened) = self.log.append_all(&mut state.writer, slots, weight);
-            state.resident_messages += count;
-            state.resident_bytes = state.resident_bytes.saturating_add(weight.saturating_mul(count));
-            after.published = count as usize;
-            after.opened_segment = opened;
+            let slots = messages.drain(..).map(|message| {
+                let weight = self.plain_weight(&message.event).unwrap_or(0);
+                (Slot::own(message.event, published, None), weight)
+            });
+            let appended = self.log.append_all(&mut state.writer, slots);
+            state.resident_messages += appended.count;
+            state.resident_bytes = state.resident_bytes.saturating_add(appended.bytes);
+            after.published = appended.count as usize;
+            after.opened_segment = appended.opened;
+            let opened = appended.opened;
             after.sweep = opened && state.is_over_bounds();
             self.log.publish_tail(&state.writer);
             first

@@ -24,7 +24,30 @@ use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, RwLock};
 use crate::time::{Tick, nanos};
 
-pub(crate) type Weigh<E> = Arc<dyn Fn(&E) -> u64 + Send + Sync>;
+/// What an event weighs.
+pub(crate) enum Weigh<E> {
+    /// What it takes by itself.
+    Size,
+    /// Raw bytes, their length.
+    Raw(AsBytes<E>),
+    /// The user's own say. Never asked under a lock.
+    User(Arc<dyn Fn(&E) -> u64 + Send + Sync>),
+}
+
+/// By hand, because a derive would ask it of the event.
+impl<E> Clone for Weigh<E> {
+    fn clone(&self) -> Self {
+        match self {
+            Weigh::Size => Weigh::Size,
+            Weigh::Raw(bytes) => Weigh::Raw(*bytes),
+            Weigh::User(weigh) => Weigh::User(weigh.clone()),
+        }
+    }
+}
+
+/// An event that is raw bytes, as such.
+pub(crate) type AsBytes<E> = fn(&E) -> Option<&[u8]>;
+
 pub(crate) type Fingerprint<E> = Arc<dyn Fn(&E) -> Result<u64, CodecError> + Send + Sync>;
 
 /// Everything about a topic that the user said, with the defaults filled in.
@@ -32,8 +55,7 @@ pub(crate) struct TopicOptions<E> {
     pub(crate) retention: Retention,
     pub(crate) capacity: Capacity,
     pub(crate) dedup: DedupWindow,
-    /// None: every event weighs `size_of::<E>()`.
-    pub(crate) weigh: Option<Weigh<E>>,
+    pub(crate) weigh: Weigh<E>,
     /// None: payloads cannot be compared.
     pub(crate) fingerprint: Option<Fingerprint<E>>,
     /// The codec's name.
@@ -53,7 +75,7 @@ pub(crate) struct TopicCore<E> {
     pub(crate) name: Name,
     pub(crate) broker: Arc<BrokerCore>,
     pub(crate) log: ResidentLog<E>,
-    pub(crate) weigh: Option<Weigh<E>>,
+    pub(crate) weigh: Weigh<E>,
     pub(crate) fingerprint: Option<Fingerprint<E>>,
     pub(crate) codec: Option<String>,
     pub(super) state: Mutex<TopicState<E>>,
