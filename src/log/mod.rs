@@ -1,12 +1,9 @@
 //! The log remembers: a topic's messages in memory, each stored once, in segments that are listed in a directory.
 
-mod arena;
 mod gate;
 mod segment;
 
 use std::collections::BTreeMap;
-
-use bytes::Bytes;
 
 use crate::message::{Extras, MessageId, MessageRef};
 use crate::sequence::Sequence;
@@ -14,7 +11,6 @@ use crate::sync::RwLock;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::time::Tick;
 
-use arena::Arena;
 pub(crate) use gate::Gate;
 use gate::Tail;
 use segment::Filled;
@@ -52,7 +48,6 @@ pub(crate) struct Writer<E> {
     filled: Filled,
     /// Those of a segment that went, for the next one.
     spare: Option<Slots<E>>,
-    arena: Arena,
     slots: usize,
     slots_max: usize,
     bytes_max: u64,
@@ -73,7 +68,6 @@ impl<E> Writer<E> {
             open: None,
             filled: Filled::default(),
             spare: None,
-            arena: Arena::default(),
             slots: SEGMENT_SLOTS_FIRST,
             slots_max: SEGMENT_SLOTS_MAX,
             bytes_max: SEGMENT_BYTES_MAX,
@@ -86,15 +80,6 @@ impl<E> Writer<E> {
         let messages = messages_max.map_or(u64::MAX, eighth);
         self.slots_max = usize::try_from(messages).unwrap_or(usize::MAX).min(SEGMENT_SLOTS_MAX);
         self.bytes_max = bytes_max.map_or(SEGMENT_BYTES_MAX, eighth).min(SEGMENT_BYTES_MAX);
-    }
-
-    /// A small raw payload moves in beside its neighbours. What it was made of comes back, to be dropped outside every lock.
-    #[inline]
-    pub(crate) fn take_in(&mut self, event: &mut E) -> Option<Bytes>
-    where
-        E: 'static,
-    {
-        self.arena.take_in(event)
     }
 
     /// The sequence that the next message gets.
@@ -189,7 +174,6 @@ impl<E> ResidentLog<E> {
             writer.slots = (writer.slots * SEGMENT_GROWTH).min(SEGMENT_SLOTS_MAX);
         }
         let by_size = (SEGMENT_BYTES_MAX as usize / size_of::<Slot<E>>().max(1)).max(1);
-        writer.arena.close();
         let count = writer.slots.min(writer.slots_max).min(by_size);
         let spare = writer.spare.take().filter(|spare| spare.len() == count);
         let slots = spare.unwrap_or_else(|| Segment::make_slots(count));
@@ -202,7 +186,7 @@ impl<E> ResidentLog<E> {
     /// Where a message is kept, if it is.
     pub(crate) fn find(&self, sequence: Sequence) -> Option<Spot<E>> {
         let segment = self.segment_of(sequence)?;
-        Spot::new(segment, sequence)
+        Spot::new(segment, sequence).ok()
     }
 
     pub(crate) fn segment_of(&self, sequence: Sequence) -> Option<Arc<Segment<E>>> {

@@ -228,11 +228,15 @@ pub(crate) struct Spot<E> {
 }
 
 impl<E> Spot<E> {
-    /// None: the segment does not have it.
-    pub(crate) fn new(segment: Arc<Segment<E>>, sequence: Sequence) -> Option<Self> {
-        let index = u32::try_from(sequence.get().checked_sub(segment.first.get())?).ok()?;
-        segment.slots.get(index as usize)?.get()?;
-        Some(Spot { segment, index })
+    /// The segment comes back if it does not have the message.
+    pub(crate) fn new(segment: Arc<Segment<E>>, sequence: Sequence) -> Result<Self, Arc<Segment<E>>> {
+        let offset = sequence.get().checked_sub(segment.first.get());
+        match offset.and_then(|offset| u32::try_from(offset).ok()) {
+            Some(index) if segment.slots.get(index as usize).is_some_and(|slot| slot.get().is_some()) => {
+                Ok(Spot { segment, index })
+            }
+            _ => Err(segment),
+        }
     }
 
     /// How many messages there are in the segment from this one on.
@@ -250,7 +254,7 @@ impl<E> Spot<E> {
 
     /// The message `sequence` if it lies in the same segment, without a look into the directory.
     pub(crate) fn neighbour(&self, sequence: Sequence) -> Option<Self> {
-        self.segment.covers(sequence).then(|| Spot::new(self.segment.clone(), sequence)).flatten()
+        self.segment.covers(sequence).then(|| Spot::new(self.segment.clone(), sequence).ok()).flatten()
     }
 
     pub(crate) fn segment(&self) -> &Arc<Segment<E>> {

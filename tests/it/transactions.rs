@@ -531,3 +531,45 @@ fn a_commit_in_waiting_wakes_when_something_else_dooms_it() {
         assert_eq!(answered.expect_err("doomed"), expected);
     }
 }
+
+#[test]
+fn p21_events_that_panic_when_they_are_dropped_are_rolled_back_one_by_one() {
+    struct Bomb;
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            panic!("an event's own drop");
+        }
+    }
+    let broker = eventflow::Broker::in_memory();
+    let bombs = broker.topic::<Bomb>("bombs").create().expect("new");
+    let mut tx = broker.transaction();
+    tx.publish(&bombs, Bomb);
+    tx.publish(&bombs, Bomb);
+    tx.rollback();
+    let mut tx = broker.transaction();
+    tx.publish(&bombs, Bomb);
+    tx.publish(&bombs, Bomb);
+    broker.delete_topic("bombs").expect("it is there");
+    let error: eventflow::Error = tx.commit().expect_err("deleted").into();
+    assert_eq!(error, eventflow::Error::Commit(CommitReason::TopicDeleted));
+}
+
+#[test]
+fn a_commit_in_waiting_wakes_when_its_input_is_dropped() {
+    let (broker, _clock) = manual();
+    let drops = Capacity::messages(1).overflow(Overflow::DropOldest);
+    let input = broker.topic::<u32>("input").capacity(drops).create().expect("new");
+    let output = broker.topic::<u32>("output").capacity(Capacity::messages(1)).create().expect("new");
+    let readers = [&input, &output].map(|topic| topic.subscription("sub").create().expect("new"));
+    send(&input, 1);
+    send(&output, 1);
+    let mut tx = broker.transaction();
+    tx.ack(take(&readers[0]));
+    tx.publish(&output, 2);
+    let (done, answer) = mpsc::channel();
+    thread::spawn(move || done.send(tx.commit().map_err(|error| error.reason)));
+    assert!(answer.recv_timeout(Duration::from_millis(30)).is_err(), "it waits");
+    send(&input, 2);
+    let answered = answer.recv_timeout(Duration::from_secs(60)).expect("it was woken");
+    assert_eq!(answered.expect_err("dropped"), CommitReason::LeaseExpired { count: 1 });
+}

@@ -271,6 +271,13 @@ impl<E: Send + Sync + 'static> Posts<E> {
     }
 }
 
+impl<E> Drop for Posts<E> {
+    /// One by one: several that panic in one go would be the end of the process.
+    fn drop(&mut self) {
+        self.parcels.take().into_iter().for_each(drop_contained);
+    }
+}
+
 impl<E: Send + Sync + 'static> Output for Posts<E> {
     fn incarnation(&self) -> u64 {
         self.core.log.incarnation()

@@ -229,19 +229,15 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         };
         let now = self.broker.now();
         let mut after = Aftermath::default();
-        let mut event = message.event;
-        // Declared before the lock is taken, and so dropped after it is let go.
-        let _made_of;
         let sequence = {
             let mut state = self.state.lock();
             let (subscriptions, is_kept) = self.readers(&state);
             if !is_kept || state.occupancy.is_some() || self.closed_to_publishers().is_some() {
-                return Err(Message::new(event));
+                return Err(message);
             }
             let published = state.last_published.max(now);
             state.last_published = published;
-            _made_of = state.writer.take_in(&mut event);
-            let slot = Slot::own(event, published, None);
+            let slot = Slot::own(message.event, published, None);
             let sequence = self.keep(&mut state, slot, weight, subscriptions, &mut after);
             self.log.publish_tail(&state.writer);
             sequence
@@ -260,8 +256,6 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         }
         let now = self.broker.now();
         let mut after = Aftermath::default();
-        // Declared before the lock is taken, and so dropped after it is let go.
-        let mut made_of = Vec::new();
         let first = {
             let mut state = self.state.lock();
             let (_, is_kept) = self.readers(&state);
@@ -271,8 +265,6 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             let published = state.last_published.max(now);
             state.last_published = published;
             let first = state.writer.next();
-            made_of
-                .extend(messages.iter_mut().filter_map(|message| state.writer.take_in(&mut message.event)));
             let slots = messages.drain(..).map(|message| {
                 let weight = self.plain_weight(&message.event).unwrap_or(0);
                 (Slot::own(message.event, published, None), weight)
@@ -521,6 +513,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         }
         if dropped {
             self.dropped.fetch_add(1, Ordering::Relaxed);
+            self.broker.wake_commits();
         } else {
             // All settled it meanwhile, and their news is on its way to the count.
             crate::sync::thread::yield_now();

@@ -11,7 +11,7 @@ use crate::engine::local::subscription::{Desk, SubscriptionCore, TIMEOUT_BUDGET}
 use crate::engine::waiters::Look;
 use crate::error::RecvError;
 use crate::few::Few;
-use crate::log::{Spot, SpotRef};
+use crate::log::{Segment, Spot, SpotRef};
 use crate::options::DeliveryMode;
 use crate::sequence::Sequence;
 use crate::sync::atomic::Ordering;
@@ -67,6 +67,9 @@ pub(crate) enum NoMessage {
     Ended(RecvError),
 }
 
+/// Segments that were looked at under the lock, for nothing.
+type Stale<E> = Few<Arc<Segment<E>>>;
+
 /// What a receiver that asked for one message got.
 pub(crate) fn only_held<E>(lots: Few<Lot<E>>) -> Held<E> {
     match lots.into_parts().0 {
@@ -88,13 +91,14 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         if !self.is_plain() {
             return None;
         }
+        let mut stale = Stale::new();
         let mut desk = self.desk.lock();
         // Both under the lock, as below.
         if desk.closed || self.topic.broker.phase() != Phase::Open {
             return None;
         }
         let sequence = desk.ledger.next_plain(now, tail)?;
-        let spot = self.find_near(&mut desk, sequence)?;
+        let spot = self.find_near(&mut desk, sequence, &mut stale)?;
         let ticket = desk.ledger.grant_plain(sequence, now);
         if self.is_watched() {
             let after = self.collect(&mut desk, None);
@@ -133,6 +137,7 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         let nested = self.has_filter() && EXAMINING.with(|stack| stack.borrow().contains(&self.id));
         let mut grants = Few::new();
         loop {
+            let mut stale = Stale::new();
             self.check_receivable()?;
             let now = self.topic.broker.now();
             // The tail first: what it shows of messages with a delay or a life, `timed` shows too.
@@ -158,7 +163,7 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
                 let more = desk.ledger.handle_timeout(now, TIMEOUT_BUDGET);
                 let decision = desk.ledger.poll_lease(ask, &mut grants);
                 // Under the lock: what the hand-out has settled, the log may let go of once it is dropped.
-                let gone = self.find_all(&mut desk, &mut grants, lots);
+                let gone = self.find_all(&mut desk, &mut grants, lots, &mut stale);
                 (decision, more, gone, self.collect(&mut desk, None))
             };
             self.follow_up(after);
@@ -179,12 +184,18 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
     }
 
     /// Turns grants into lots, in order. Gives what the log does not have.
-    fn find_all(&self, desk: &mut Desk<E>, grants: &mut Few<Grant>, lots: &mut Few<Lot<E>>) -> Vec<Sequence> {
+    fn find_all(
+        &self,
+        desk: &mut Desk<E>,
+        grants: &mut Few<Grant>,
+        lots: &mut Few<Lot<E>>,
+        stale: &mut Stale<E>,
+    ) -> Vec<Sequence> {
         let mut gone = Vec::new();
         for grant in grants.take() {
             let mut rest = Some(grant);
             while let Some(grant) = rest {
-                let Some(spot) = self.find_near(desk, grant.first) else {
+                let Some(spot) = self.find_near(desk, grant.first, stale) else {
                     gone.push(grant.first);
                     rest = grant.without_first();
                     continue;
@@ -198,9 +209,14 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
     }
 
     /// A message of the segment that was looked at last costs no look into the directory.
-    fn find_near(&self, desk: &mut Desk<E>, sequence: Sequence) -> Option<Spot<E>> {
-        if let Some(spot) = desk.near.upgrade().and_then(|segment| Spot::new(segment, sequence)) {
-            return Some(spot);
+    ///
+    /// It may be just then that the segment goes, and that we hold it last: what is in `stale` is to be dropped after the lock is let go, because events are dropped with it.
+    fn find_near(&self, desk: &mut Desk<E>, sequence: Sequence, stale: &mut Stale<E>) -> Option<Spot<E>> {
+        if let Some(segment) = desk.near.upgrade() {
+            match Spot::new(segment, sequence) {
+                Ok(spot) => return Some(spot),
+                Err(segment) => stale.push(segment),
+            }
         }
         let spot = self.topic.log.find(sequence)?;
         desk.near = Arc::downgrade(spot.segment());
