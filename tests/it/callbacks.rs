@@ -612,3 +612,48 @@ fn p21_a_waker_that_panics_is_contained_and_the_next_is_woken() {
         assert_eq!(drain(sub).len(), 2);
     }
 }
+
+std::thread_local! {
+    /// The subscription that this thread receives from, while it does.
+    static RECEIVING: std::cell::RefCell<Option<eventflow::Subscription<Inquisitive>>> = const { std::cell::RefCell::new(None) };
+}
+
+/// An event whose `Drop` asks the subscription, if it is dropped inside a receiving call.
+struct Inquisitive;
+
+impl Drop for Inquisitive {
+    fn drop(&mut self) {
+        RECEIVING.with_borrow(|sub| drop(sub.as_ref().map(eventflow::Subscription::stats)));
+    }
+}
+
+/// The last hold on a segment may be that of a receiver which looks at it just as it goes: under its subscription's lock, that `Drop` would wait for itself.
+/// A race of real threads, in which each lap is one more chance to meet.
+#[test]
+fn p21_an_event_that_a_receiver_happens_to_drop_may_use_the_subscription() {
+    const MESSAGES: usize = 60_000;
+    let topic = eventflow::Broker::in_memory().topic::<Inquisitive>("topic").create().expect("a new topic");
+    let sub = topic.subscription("sub").create().expect("a new subscription");
+    let taken = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let (done, finished) = std::sync::mpsc::channel();
+    for _ in 0..3 {
+        let (sub, taken, done) = (sub.clone(), taken.clone(), done.clone());
+        std::thread::spawn(move || {
+            while taken.load(std::sync::atomic::Ordering::Relaxed) < MESSAGES {
+                RECEIVING.set(Some(sub.clone()));
+                let received = sub.try_recv();
+                RECEIVING.set(None);
+                if let Ok(delivery) = received {
+                    delivery.ack().expect("leased");
+                    taken.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                }
+            }
+            done.send(()).expect("the test waits");
+        });
+    }
+    (0..MESSAGES).for_each(|_| drop(topic.publish(Inquisitive)));
+    for _ in 0..3 {
+        finished.recv_timeout(std::time::Duration::from_secs(60)).expect("no receiver hangs");
+    }
+    assert_eq!(sub.stats().backlog, 0);
+}
