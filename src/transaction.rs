@@ -99,7 +99,7 @@ impl Transaction {
 
     fn commit_with(mut self, waits: bool) -> Result<Vec<Receipt>, CommitError> {
         match self.core.commit(waits) {
-            Ok(receipts) => Ok(receipts_of(receipts)),
+            Ok(()) => Ok(self.core.receipts(receipt)),
             Err(reason) => Err(CommitError { reason, transaction: self }),
         }
     }
@@ -114,7 +114,7 @@ impl Transaction {
         let mut seat = crate::engine::local::transaction::CommitSeat::default();
         let committed = std::future::poll_fn(|context| self.core.poll_commit(&mut seat, context)).await;
         match committed {
-            Ok(receipts) => Ok(receipts_of(receipts)),
+            Ok(()) => Ok(self.core.receipts(receipt)),
             Err(reason) => Err(CommitError { reason, transaction: self }),
         }
     }
@@ -125,8 +125,8 @@ impl Transaction {
     }
 }
 
-fn receipts_of(receipts: Vec<(MessageId, bool)>) -> Vec<Receipt> {
-    receipts.into_iter().map(|(id, deduplicated)| Receipt { id, deduplicated }).collect()
+fn receipt(id: MessageId, deduplicated: bool) -> Receipt {
+    Receipt { id, deduplicated }
 }
 
 impl Drop for Transaction {

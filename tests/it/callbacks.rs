@@ -623,7 +623,9 @@ struct Inquisitive;
 
 impl Drop for Inquisitive {
     fn drop(&mut self) {
-        RECEIVING.with_borrow(|sub| drop(sub.as_ref().map(eventflow::Subscription::stats)));
+        RECEIVING.with_borrow(|sub| {
+            let _stats = sub.as_ref().map(eventflow::Subscription::stats);
+        });
     }
 }
 

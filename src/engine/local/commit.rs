@@ -271,10 +271,21 @@ impl<E: Send + Sync + 'static> Posts<E> {
     }
 }
 
+impl<E> Posts<E> {
+    /// Those that were not published, or that nobody keeps: their `Drop` is the user's code.
+    fn drop_messages(&mut self) {
+        for parcel in self.parcels.as_mut_slice() {
+            if let Some(message) = parcel.message.take() {
+                drop_contained(message);
+            }
+        }
+    }
+}
+
 impl<E> Drop for Posts<E> {
     /// One by one: several that panic in one go would be the end of the process.
     fn drop(&mut self) {
-        self.parcels.take().into_iter().for_each(drop_contained);
+        self.drop_messages();
     }
 }
 
@@ -297,9 +308,7 @@ impl<E: Send + Sync + 'static> Output for Posts<E> {
 
     fn follow_up(&mut self) {
         // What nobody keeps, and repeats.
-        for message in self.parcels.as_mut_slice().iter_mut().filter_map(|parcel| parcel.message.take()) {
-            drop_contained(message);
-        }
+        self.drop_messages();
         self.core.follow_up_publish(&std::mem::take(&mut self.after));
     }
 

@@ -140,9 +140,9 @@ impl TransactionCore {
     }
 
     /// Commits, and does all that follows. `waits`: for space, until the first lease would end.
-    pub(crate) fn commit(&mut self, waits: bool) -> Result<Vec<(MessageId, bool)>, CommitReason> {
+    pub(crate) fn commit(&mut self, waits: bool) -> Result<(), CommitReason> {
         let mut lacking = match self.try_all() {
-            Verdict::Done => return Ok(self.receipts()),
+            Verdict::Done => return Ok(()),
             Verdict::Failed(reason) => return Err(reason),
             Verdict::Elsewhere(lacking) => lacking,
         };
@@ -160,7 +160,7 @@ impl TransactionCore {
                 })
             });
             match verdict {
-                Verdict::Done => return Ok(self.receipts()),
+                Verdict::Done => return Ok(()),
                 Verdict::Failed(reason) => return Err(reason),
                 Verdict::Elsewhere(other) => lacking = other,
             }
@@ -245,10 +245,10 @@ impl TransactionCore {
         self.inputs.iter().filter_map(|input| input.first_deadline()).min()
     }
 
-    /// In the order in which the messages were given.
-    fn receipts(&self) -> Vec<(MessageId, bool)> {
+    /// After a commit, in the order in which the messages were given.
+    pub(crate) fn receipts<R>(&self, make: impl Fn(MessageId, bool) -> R) -> Vec<R> {
         let published = |receipt: Option<(MessageId, bool)>| match receipt {
-            Some(receipt) => receipt,
+            Some((id, deduplicated)) => make(id, deduplicated),
             None => unreachable!("what was published has a receipt"),
         };
         let outputs = self.outputs.as_slice();
@@ -273,8 +273,6 @@ impl TransactionCore {
         for input in self.inputs.as_mut_slice().iter_mut().chain(strangers) {
             input.give_back(self.spared);
         }
-        // Messages that were not published: their `Drop` is the user's code.
-        self.outputs.take().into_iter().for_each(drop_contained);
     }
 }
 
@@ -283,7 +281,7 @@ mod asynchronous {
     use std::sync::Arc;
     use std::task::{Context, Poll};
 
-    use super::{COMMITS, CommitReason, Look, MessageId, Space, Tick, TransactionCore, Verdict};
+    use super::{COMMITS, CommitReason, Look, Space, Tick, TransactionCore, Verdict};
     use crate::engine::local::broker::WaitingCommit;
     use crate::engine::waiters::Waiter;
 
@@ -313,7 +311,7 @@ mod asynchronous {
             &mut self,
             seat: &mut CommitSeat,
             context: &mut Context<'_>,
-        ) -> Poll<Result<Vec<(MessageId, bool)>, CommitReason>> {
+        ) -> Poll<Result<(), CommitReason>> {
             loop {
                 let verdict = match &mut seat.place {
                     None => self.try_all(),
@@ -329,7 +327,7 @@ mod asynchronous {
                     }
                 };
                 match verdict {
-                    Verdict::Done => return Poll::Ready(Ok(self.receipts())),
+                    Verdict::Done => return Poll::Ready(Ok(())),
                     Verdict::Failed(reason) => return Poll::Ready(Err(reason)),
                     Verdict::Elsewhere(lacking) => {
                         let until = match &seat.place {
