@@ -8,6 +8,7 @@
 //! - [`exactly_once`]: what can fail on the way from a publisher to an effect, and what to use against it.
 //! - [`architecture`]: the floors of the house, and the road a message takes through it.
 //! - [`testing`]: how each promise is tested.
+//! - [`performance`]: what a message costs, beside what, where we lose and what was tried.
 
 #[doc = include_str!("delivery_modes.md")]
 pub mod delivery_modes {}
@@ -23,3 +24,6 @@ pub mod architecture {}
 
 #[doc = include_str!("testing.md")]
 pub mod testing {}
+
+#[doc = include_str!("performance.md")]
+pub mod performance {}
