@@ -51,10 +51,9 @@ impl Ledger {
     #[inline]
     pub(crate) fn ack_plain(&mut self, ticket: Ticket) -> bool {
         let Some(lease) = ticket.lease else { return false };
-        if !self.runs.take(lease, ticket.sequence) {
+        if !self.take_from_run(ticket.sequence, lease) {
             return false;
         }
-        self.outstanding -= 1;
         self.counts.acked += 1;
         self.settled.settle(ticket.sequence, Outcome::Acked);
         self.cursor = self.cursor.max(self.settled.low());
@@ -177,6 +176,7 @@ impl Ledger {
     }
 
     /// Takes one message out of the run that leases it. False: that run does not hold it.
+    #[inline]
     fn take_from_run(&mut self, sequence: Sequence, lease: LeaseId) -> bool {
         let taken = self.runs.take(lease, sequence);
         self.outstanding -= u64::from(taken);

@@ -5,8 +5,8 @@ use std::thread;
 use std::time::Duration;
 
 use eventflow::{
-    Capacity, CommitReason, DeadLetter, DedupWindow, DeliveryMode, Message, Overflow, Retention, Seek, Start,
-    Subscription, Topic, TryRecvError,
+    Capacity, CommitReason, DeadLetter, DedupWindow, DeliveryMode, Message, Overflow, Receipt, Retention,
+    Seek, Start, Subscription, Topic, Transaction, TryRecvError,
 };
 
 use crate::support::{DEADLINE, Desk, SECOND, desk, desk_with, manual, send, take};
@@ -23,6 +23,25 @@ fn bench_with(
     let results = desk.broker.topic::<u32>("results").create().expect("a new topic");
     let reader = results.subscription("reader").create().expect("a new subscription");
     (desk, results, reader)
+}
+
+/// A transaction of one ack and one publish, to a topic of results that is full.
+fn squeeze() -> (Desk<u32>, Subscription<u32>, Transaction) {
+    let (desk, results, reader) = bench();
+    results.update().capacity(Capacity::messages(1)).apply().expect("a good option");
+    send(&results, 0);
+    send(&desk.topic, 1);
+    let mut tx = desk.broker.transaction();
+    tx.ack(take(&desk.sub));
+    tx.publish(&results, 2);
+    (desk, reader, tx)
+}
+
+/// Commits on a thread of its own, and tells how it ended.
+fn commit_elsewhere(tx: Transaction) -> mpsc::Receiver<Result<Vec<Receipt>, CommitReason>> {
+    let (done, answer) = mpsc::channel();
+    thread::spawn(move || done.send(tx.commit().map_err(|error| error.reason)));
+    answer
 }
 
 fn is_empty(sub: &Subscription<u32>) -> bool {
@@ -154,15 +173,8 @@ fn lack_of_space_spends_no_attempt() {
 
 #[test]
 fn a_commit_waits_for_space_until_its_first_lease_would_end() {
-    let (desk, results, reader) = bench();
-    results.update().capacity(Capacity::messages(1)).apply().expect("a good option");
-    send(&results, 0);
-    send(&desk.topic, 1);
-    let mut tx = desk.broker.transaction();
-    tx.ack(take(&desk.sub));
-    tx.publish(&results, 2);
-    let (done, answer) = mpsc::channel();
-    thread::spawn(move || done.send(tx.commit().map_err(|error| error.reason)));
+    let (desk, reader, tx) = squeeze();
+    let answer = commit_elsewhere(tx);
     assert!(answer.recv_timeout(Duration::from_millis(50)).is_err(), "it waits");
     desk.clock.advance(DEADLINE);
     let answered = answer.recv_timeout(Duration::from_secs(60)).expect("it gave up");
@@ -175,15 +187,8 @@ fn a_commit_waits_for_space_until_its_first_lease_would_end() {
 
 #[test]
 fn a_commit_that_waits_goes_on_when_there_is_space() {
-    let (desk, results, reader) = bench();
-    results.update().capacity(Capacity::messages(1)).apply().expect("a good option");
-    send(&results, 0);
-    send(&desk.topic, 1);
-    let mut tx = desk.broker.transaction();
-    tx.ack(take(&desk.sub));
-    tx.publish(&results, 2);
-    let (done, answer) = mpsc::channel();
-    thread::spawn(move || done.send(tx.commit().map_err(|error| error.reason)));
+    let (_desk, reader, tx) = squeeze();
+    let answer = commit_elsewhere(tx);
     take(&reader).ack().expect("leased");
     let answered = answer.recv_timeout(Duration::from_secs(60)).expect("it went on");
     assert_eq!(answered.expect("it commits").len(), 1);
@@ -367,13 +372,7 @@ fn a_transaction_of_a_message_and_its_copy_on_two_subscriptions() {
 #[cfg(feature = "async")]
 #[test]
 fn a_dropped_commit_future_rolls_back() {
-    let (desk, results, reader) = bench();
-    results.update().capacity(Capacity::messages(1)).apply().expect("a good option");
-    send(&results, 0);
-    send(&desk.topic, 1);
-    let mut tx = desk.broker.transaction();
-    tx.ack(take(&desk.sub));
-    tx.publish(&results, 2);
+    let (desk, reader, tx) = squeeze();
     let mut commit = Box::pin(tx.commit_async());
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     assert!(commit.as_mut().poll(&mut context).is_pending());
@@ -510,8 +509,7 @@ fn a_commit_in_waiting_wakes_when_something_else_dooms_it() {
         tx.ack(take(&desk.sub));
         tx.publish(&results, 2);
         tx.publish(&other, 2);
-        let (done, answer) = mpsc::channel();
-        thread::spawn(move || done.send(tx.commit().map_err(|error| error.reason)));
+        let answer = commit_elsewhere(tx);
         assert!(answer.recv_timeout(Duration::from_millis(30)).is_err(), "it waits");
         let expected = match doom {
             0 => {
@@ -566,8 +564,7 @@ fn a_commit_in_waiting_wakes_when_its_input_is_dropped() {
     let mut tx = broker.transaction();
     tx.ack(take(&readers[0]));
     tx.publish(&output, 2);
-    let (done, answer) = mpsc::channel();
-    thread::spawn(move || done.send(tx.commit().map_err(|error| error.reason)));
+    let answer = commit_elsewhere(tx);
     assert!(answer.recv_timeout(Duration::from_millis(30)).is_err(), "it waits");
     send(&input, 2);
     let answered = answer.recv_timeout(Duration::from_secs(60)).expect("it was woken");

@@ -200,10 +200,8 @@ impl<E: Send + Sync + 'static> Input for Leases<E> {
 
 impl<E: Send + Sync + 'static> LockedInput for LockedLeases<'_, E> {
     fn ended(&self) -> Option<CommitReason> {
-        if self.desk.closed && self.core.topic.ended().is_none() {
-            return Some(CommitReason::SubscriptionDeleted);
-        }
-        self.core.topic.ended().map(reason_of)
+        let deleted = self.desk.closed.then_some(CommitReason::SubscriptionDeleted);
+        self.core.topic.ended().map(reason_of).or(deleted)
     }
 
     fn expired(&self, now: Tick) -> u64 {
@@ -426,9 +424,7 @@ where
     if let Err(reason) = ask(broker, inputs, outputs, now) {
         return Attempt::Refused(reason);
     }
-    if outputs.iter().any(|output| output.is_limited())
-        && let Some(lack) = find_lack(inputs, outputs)
-    {
+    if let Some(lack) = find_lack(inputs, outputs) {
         if is_last && matches!(lack, Attempt::Lacks(_, Append::MustWait | Append::Refused(_))) {
             // Under the locks under which they were found to hold: no lease runs out in between at the subscriber's cost.
             inputs.iter_mut().for_each(|input| input.spare());

@@ -119,21 +119,25 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
     /// None: the user's `weigh` panicked.
     fn weight_of(&self, event: &E) -> Option<u64> {
         match &self.weigh {
+            Weigh::User(weigh) => contained(|| weigh(event)),
+            _ => self.own_weight(event),
+        }
+    }
+
+    /// None: that is the user's say.
+    #[inline]
+    fn own_weight(&self, event: &E) -> Option<u64> {
+        match &self.weigh {
             Weigh::Size => Some(size_of::<E>() as u64),
             Weigh::Raw(bytes) => Some(bytes(event).map_or(0, |bytes| bytes.len() as u64)),
-            Weigh::User(weigh) => contained(|| weigh(event)),
+            Weigh::User(_) => None,
         }
     }
 
     /// An event's weight where that is no user's say, and within the limit.
     #[inline]
     fn plain_weight(&self, event: &E) -> Option<u64> {
-        match &self.weigh {
-            Weigh::Size => Some(size_of::<E>() as u64),
-            Weigh::Raw(bytes) => Some(bytes(event).map_or(0, |bytes| bytes.len() as u64)),
-            Weigh::User(_) => None,
-        }
-        .filter(|&weight| weight <= PAYLOAD_BYTES_MAX)
+        self.own_weight(event).filter(|&weight| weight <= PAYLOAD_BYTES_MAX)
     }
 
     /// What must be the same of two messages under one idempotency id.
@@ -154,13 +158,6 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         parcels: &mut [Parcel<E>],
         patience: Patience,
     ) -> Result<(), PublishErrorKind> {
-        // Mostly there is space.
-        if self.attempt(parcels)? {
-            return Ok(());
-        }
-        if matches!(patience, Patience::None) {
-            return Err(PublishErrorKind::Full);
-        }
         let line = &self.broker.line;
         self.space.wait(PUBLISHERS, || match self.attempt(parcels) {
             Err(kind) => Look::GaveUp(Err(kind)),
@@ -231,12 +228,8 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         let mut after = Aftermath::default();
         let sequence = {
             let mut state = self.state.lock();
-            let (subscriptions, is_kept) = self.readers(&state);
-            if !is_kept || state.occupancy.is_some() || self.closed_to_publishers().is_some() {
-                return Err(message);
-            }
-            let published = state.last_published.max(now);
-            state.last_published = published;
+            let Some(subscriptions) = self.plain_readers(&state) else { return Err(message) };
+            let published = state.publish_time(now);
             let slot = Slot::own(message.event, published, None);
             let sequence = self.keep(&mut state, slot, weight, subscriptions, &mut after);
             self.log.publish_tail(&state.writer);
@@ -258,15 +251,11 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         let mut after = Aftermath::default();
         let first = {
             let mut state = self.state.lock();
-            let (_, is_kept) = self.readers(&state);
-            if !is_kept || state.occupancy.is_some() || self.closed_to_publishers().is_some() {
-                return None;
-            }
-            let published = state.last_published.max(now);
-            state.last_published = published;
+            self.plain_readers(&state)?;
+            let published = state.publish_time(now);
             let first = state.writer.next();
             let slots = messages.drain(..).map(|message| {
-                let weight = self.plain_weight(&message.event).unwrap_or(0);
+                let weight = self.own_weight(&message.event).unwrap_or(0);
                 (Slot::own(message.event, published, None), weight)
             });
             let appended = self.log.append_all(&mut state.writer, slots);
@@ -274,13 +263,20 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             state.resident_bytes = state.resident_bytes.saturating_add(appended.bytes);
             after.published = appended.count as usize;
             after.opened_segment = appended.opened;
-            let opened = appended.opened;
-            after.sweep = opened && state.is_over_bounds();
+            after.sweep = appended.opened && state.is_over_bounds();
             self.log.publish_tail(&state.writer);
             first
         };
         self.follow_up_publish(&after);
         Some(MessageId::new(self.log.incarnation(), first))
+    }
+
+    /// [`readers`](Self::readers) where a plain message may take the short road: somebody keeps it, no space is counted, and nothing has ended.
+    #[inline]
+    fn plain_readers(&self, state: &TopicState<E>) -> Option<u64> {
+        let (subscriptions, is_kept) = self.readers(state);
+        let may = is_kept && state.occupancy.is_none() && self.closed_to_publishers().is_none();
+        may.then_some(subscriptions)
     }
 
     fn append(self: &Arc<Self>, parcels: &mut [Parcel<E>]) -> Append {
@@ -351,8 +347,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         now: Tick,
         after: &mut Aftermath,
     ) {
-        let published = state.last_published.max(now);
-        state.last_published = published;
+        let published = state.publish_time(now);
         let (subscriptions, is_kept) = self.readers(state);
         let incarnation = self.log.incarnation();
         let dedups = !state.config.dedup.is_off() && parcels.iter().any(|parcel| id_of(parcel).is_some());
@@ -493,8 +488,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             if self.ended().is_some() || !is_kept {
                 return false;
             }
-            let published = state.last_published.max(now);
-            state.last_published = published;
+            let published = state.publish_time(now);
             let slot = Slot::shared(origin, published, extras);
             self.keep(&mut state, slot, weight, subscriptions, &mut after);
             self.log.publish_tail(&state.writer);
@@ -537,6 +531,13 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
 }
 
 impl<E> TopicState<E> {
+    /// When what is published now is published: never before what was published before it.
+    #[inline]
+    fn publish_time(&mut self, now: Tick) -> Tick {
+        self.last_published = self.last_published.max(now);
+        self.last_published
+    }
+
     /// Publish delays that are over need not be known any more.
     pub(super) fn end_delays(&mut self, now: Tick) {
         while let Some(&(until, sequence)) = self.delay_ends.first()

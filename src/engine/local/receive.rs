@@ -36,9 +36,6 @@ impl<E> Lot<E> {
     pub(crate) fn split_first(self) -> (Held<E>, Option<Lot<E>>) {
         let Lot { grant, spot } = self;
         let ticket = grant.first_ticket();
-        if grant.len == 1 {
-            return (Held { ticket, spot }, None);
-        }
         let rest = grant.without_first().and_then(|grant| {
             let spot = spot.neighbour(grant.first)?;
             Some(Lot { grant, spot })

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::engine::local::topic::{COMMITS, TopicCore, TopicState};
-use crate::few::Few;
 use crate::log::{ResidentLog, Segment, Watch};
 use crate::options::Keep;
 use crate::sequence::Sequence;
@@ -20,7 +19,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
     pub(super) fn note_settled(
         &self,
         book: u64,
-        ranges: &Few<(Sequence, Sequence)>,
+        ranges: &[(Sequence, Sequence)],
         counted: bool,
         segment_done: Option<bool>,
     ) {
@@ -28,7 +27,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         if segment_done == Some(false) {
             return;
         }
-        for &(from, to) in ranges.iter() {
+        for &(from, to) in ranges {
             let mut at = from;
             while at < to {
                 let segment = self.log.segment_of(at).or_else(|| self.log.segment_from(at));
@@ -48,11 +47,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         counted: bool,
         segment_done: Option<Arc<Segment<E>>>,
     ) {
-        if self.limited.load(Ordering::SeqCst) {
-            let mut ranges = Few::new();
-            ranges.push((sequence, sequence.next()));
-            self.count_settled(&ranges, counted);
-        }
+        self.count_settled(&[(sequence, sequence.next())], counted);
         if let Some(segment) = segment_done {
             self.note_done(book, segment);
         }
@@ -67,15 +62,19 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
     }
 
     /// What was settled takes no room any more; publishers that wait for some, look again.
-    fn count_settled(&self, ranges: &Few<(Sequence, Sequence)>, counted: bool) {
-        if !self.limited.load(Ordering::SeqCst) {
-            return;
+    #[inline]
+    fn count_settled(&self, ranges: &[(Sequence, Sequence)], counted: bool) {
+        if self.limited.load(Ordering::SeqCst) {
+            self.count_in_limited(ranges, counted);
         }
+    }
+
+    fn count_in_limited(&self, ranges: &[(Sequence, Sequence)], counted: bool) {
         let has_room = {
             let mut state = self.state.lock();
             let Some(occupancy) = &mut state.occupancy else { return };
             let mut has_room = false;
-            for &(from, to) in ranges.iter() {
+            for &(from, to) in ranges {
                 let from = if counted { from } else { from.max(occupancy.counted_from()) };
                 has_room |= occupancy.add(from, to, -1);
             }

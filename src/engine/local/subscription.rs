@@ -168,8 +168,8 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         expire_after: Option<Option<Duration>>,
     ) {
         if let Some(cemetery) = cemetery {
-            // The old one may be the last hold on a deleted topic, with its closures: it goes outside the lock.
             self.buries.store(cemetery.is_some(), Ordering::Relaxed);
+            // The old one may be the last hold on a deleted topic, with its closures: it goes outside the lock.
             let old = std::mem::replace(&mut *self.cemetery.write(), cemetery);
             drop(old);
         }
@@ -265,7 +265,7 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
 
     pub(super) fn follow_up(self: &Arc<Self>, after: After) {
         if !after.news.is_empty() {
-            self.topic.note_settled(self.id, &after.news, after.counted, after.segment_done);
+            self.topic.note_settled(self.id, after.news.as_slice(), after.counted, after.segment_done);
         }
         // After the news, for which a publisher may wait: this calls the dead-letter topic's closures.
         if !after.events.is_empty() {
