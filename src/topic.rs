@@ -17,6 +17,7 @@ use crate::engine::local::broker::{AnyTopic, Phase};
 use crate::engine::local::publish::{Parcel, Patience};
 use crate::engine::local::topic::{AsBytes, Fingerprint, TopicCore, TopicOptions, Weigh};
 use crate::error::{CodecError, CreateError, PublishAllError, PublishError, PublishErrorKind, UpdateError};
+use crate::log::Stage;
 use crate::message::{Message, MessageId};
 use crate::name::Name;
 use crate::options::{Capacity, DedupWindow, MessageStatus, Retention};
@@ -150,15 +151,40 @@ impl<E: Send + Sync + 'static> Topic<E> {
         &self,
         messages: impl IntoIterator<Item = M>,
     ) -> Result<Vec<Receipt>, PublishAllError<E>> {
-        let given = messages.into_iter();
-        // What an iterator says of its length is not to be believed.
-        let mut messages: Vec<Message<E>> = Vec::with_capacity(given.size_hint().0.min(1_024));
-        given.for_each(|message| messages.push(message.into()));
-        let count = messages.len() as u64;
-        if let Some(first) = self.core.publish_all_plain(&mut messages) {
-            let receipt = |n| Receipt { id: first.after(n), deduplicated: false };
-            return Ok((0..count).map(receipt).collect());
+        let (stage, bytes) = match self.lay_out(messages.into_iter().map(Into::into)) {
+            Ok(plain) => plain,
+            Err(messages) => return self.publish_all_with_care(messages),
+        };
+        let count = stage.len() as u64;
+        match self.core.publish_all_plain(stage, bytes) {
+            Ok(first) => {
+                let receipt = |n| Receipt { id: first.after(n), deduplicated: false };
+                Ok((0..count).map(receipt).collect())
+            }
+            Err(events) => self.publish_all_with_care(events.into_iter().map(Message::new).collect()),
         }
+    }
+
+    /// The events of a batch side by side, and what they weigh, if there is nothing to them but that. Else the messages.
+    fn lay_out(
+        &self,
+        mut messages: impl Iterator<Item = Message<E>>,
+    ) -> Result<(Stage<'_, E>, u64), Vec<Message<E>>> {
+        // What an iterator says of its length is not to be believed.
+        let mut stage = self.core.log.stage(messages.size_hint().0.min(1_024));
+        let mut bytes = 0_u64;
+        for message in messages.by_ref() {
+            let Some(weight) = self.core.weight_in_batch(&message) else {
+                let before = stage.into_events().into_iter().map(Message::new);
+                return Err(before.chain([message]).chain(messages).collect());
+            };
+            bytes = bytes.saturating_add(weight);
+            stage.push(message.event);
+        }
+        if stage.is_empty() { Err(Vec::new()) } else { Ok((stage, bytes)) }
+    }
+
+    fn publish_all_with_care(&self, messages: Vec<Message<E>>) -> Result<Vec<Receipt>, PublishAllError<E>> {
         let mut messages = messages.into_iter();
         let mut parcels: Vec<Parcel<E>> = Vec::with_capacity(messages.size_hint().0.min(1_024));
         while let Some(message) = messages.next() {

@@ -37,7 +37,10 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Sender, TrySendError};
 
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
-use crate::sync::{MODELLED, Mutex, hint, thread};
+use crate::sync::{MODELLED, Mutex, thread};
+use spin::{spin, yield_until};
+
+mod spin;
 
 #[cfg(all(test, eventflow_loom))]
 mod loom_tests;
@@ -107,7 +110,7 @@ impl WaitingRoom {
                 Look::GaveUp(reason) => return reason,
                 Look::Nothing { .. } => {}
             }
-            if MODELLED || !spin(&near) {
+            if MODELLED || !(spin(&near) || yield_until(&near)) {
                 break;
             }
         }
@@ -556,42 +559,7 @@ impl Waiter {
     }
 }
 
-/// Spins for up to `SPIN`, less when it did not pay lately on this thread: half as long after each time in vain, and all of it again at
-/// every `SPIN_AGAIN`th time, to see whether times have changed. All in vain, this costs a microsecond a sleep.
-fn spin(done: impl Fn() -> bool) -> bool {
-    let vain = SPUN_IN_VAIN.get();
-    let limit = SPIN / (1 << vain.min(6));
-    let start = Instant::now();
-    loop {
-        for _ in 0..SPIN_LOOKS {
-            if done() {
-                SPUN_IN_VAIN.set(0);
-                return true;
-            }
-            hint::spin_loop();
-        }
-        if start.elapsed() >= limit {
-            SPUN_IN_VAIN.set((vain + 1) % SPIN_AGAIN);
-            return false;
-        }
-    }
-}
-
-std::thread_local! {
-    /// How often in a row this thread has spun in vain.
-    static SPUN_IN_VAIN: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
-}
-
-/// Somewhat more than it takes a sleeping thread to come round after its `unpark`. Two threads that answer each other in less would else
-/// never get out of sleeping by turns: whoever spins for the answer gives up just before the other, whom it had to wake first, can give
-/// it. Measured on a virtual machine with two free cores, a round trip is 5 to 10 µs with a limit of 5 µs, 0.5 to 0.7 with 10, and 0.3 to
-/// 0.5 with 20 or 50.
-const SPIN: Duration = Duration::from_micros(20);
-const SPIN_AGAIN: u32 = 64;
 /// What is near may go to others each time. Who goes on looking all the same takes part in nobody's queue.
 const NEAR_LOOKS: u32 = 8;
-/// Looks between two readings of the clock, which cost as much as a few of them.
-const SPIN_LOOKS: u32 = 8;
-
 /// A topic with more tokens than this is rare.
 const TOKENS_MAX: usize = 16;

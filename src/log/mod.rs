@@ -1,20 +1,32 @@
 //! The log remembers: a topic's messages in memory, each stored once, in segments that are listed in a directory.
 
+mod body;
 mod gate;
 mod segment;
+mod slot;
+mod spare;
+mod spot;
+mod stage;
 
 use std::collections::BTreeMap;
 
+use crate::few::Few;
 use crate::message::{Extras, MessageId, MessageRef};
 use crate::sequence::Sequence;
 use crate::sync::RwLock;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::time::Tick;
 
+pub(crate) use body::Body;
+use body::PART_LEN_MIN;
 pub(crate) use gate::Gate;
 use gate::Tail;
-use segment::Filled;
-pub(crate) use segment::{Segment, Slot, Slots, Spot, SpotRef, Watch};
+use segment::{Bounds, Filled};
+pub(crate) use segment::{Segment, Watch};
+pub(crate) use slot::Slot;
+use spare::{Buffer, Spares};
+pub(crate) use spot::{Spot, SpotRef};
+pub(crate) use stage::Stage;
 
 use std::sync::Arc;
 
@@ -37,6 +49,7 @@ pub(crate) struct ResidentLog<E> {
     /// At or before the oldest message that is kept; rises.
     floor: AtomicU64,
     directory: RwLock<BTreeMap<Sequence, Arc<Segment<E>>>>,
+    spares: Spares<E>,
 }
 
 /// What the writer knows; it lives under the topic's lock.
@@ -46,11 +59,53 @@ pub(crate) struct Writer<E> {
     open: Option<Arc<Segment<E>>>,
     /// What is in the open segment.
     filled: Filled,
-    /// Those of a segment that went, for the next one.
-    spare: Option<Slots<E>>,
+    /// How many places the next segment of single messages has.
     slots: usize,
-    slots_max: usize,
-    bytes_max: u64,
+    bounds: Bounds,
+}
+
+/// Events to be appended together, each piece of it as small as a segment. Made before the topic is locked.
+pub(crate) struct EventBatch<E>(Few<(Buffer<E>, u64)>);
+
+impl<E: 'static> EventBatch<E> {
+    /// `bytes`: what all of them weigh.
+    #[inline]
+    pub(crate) fn new(stage: Stage<'_, E>, bytes: u64, weigh: impl Fn(&E) -> u64) -> Self {
+        if stage.len() > segment_len_max::<E>() || bytes > SEGMENT_BYTES_MAX {
+            return Self::in_pieces(stage.into_events(), weigh);
+        }
+        let mut pieces = Few::new();
+        pieces.push((stage.into_buffer(), bytes));
+        EventBatch(pieces)
+    }
+
+    fn in_pieces(events: Vec<E>, weigh: impl Fn(&E) -> u64) -> Self {
+        let mut pieces = Few::new();
+        let (mut piece, mut weight) = (Vec::new(), 0_u64);
+        for event in events {
+            let more = weigh(&event);
+            let is_full =
+                piece.len() == segment_len_max::<E>() || weight.saturating_add(more) > SEGMENT_BYTES_MAX;
+            if is_full && !piece.is_empty() {
+                pieces.push((Buffer::new(std::mem::take(&mut piece)), std::mem::take(&mut weight)));
+            }
+            piece.push(event);
+            weight = weight.saturating_add(more);
+        }
+        pieces.push((Buffer::new(piece), weight));
+        EventBatch(pieces)
+    }
+
+    /// The events again, in order.
+    pub(crate) fn into_events(self) -> impl Iterator<Item = E> {
+        let (first, rest) = self.0.into_parts();
+        first.into_iter().chain(rest).flat_map(|(buffer, _)| buffer.into_events())
+    }
+}
+
+/// How many messages of this size a segment holds at most.
+fn segment_len_max<E>() -> usize {
+    (SEGMENT_BYTES_MAX as usize / size_of::<Slot<E>>().max(1)).clamp(1, SEGMENT_SLOTS_MAX)
 }
 
 /// What a batch came to.
@@ -67,10 +122,8 @@ impl<E> Writer<E> {
             next: Sequence::FIRST,
             open: None,
             filled: Filled::default(),
-            spare: None,
             slots: SEGMENT_SLOTS_FIRST,
-            slots_max: SEGMENT_SLOTS_MAX,
-            bytes_max: SEGMENT_BYTES_MAX,
+            bounds: Bounds { messages_max: segment_len_max::<E>(), bytes_max: SEGMENT_BYTES_MAX },
         }
     }
 
@@ -78,8 +131,10 @@ impl<E> Writer<E> {
     pub(crate) fn set_limits(&mut self, messages_max: Option<u64>, bytes_max: Option<u64>) {
         let eighth = |max: u64| (max / 8).max(1);
         let messages = messages_max.map_or(u64::MAX, eighth);
-        self.slots_max = usize::try_from(messages).unwrap_or(usize::MAX).min(SEGMENT_SLOTS_MAX);
-        self.bytes_max = bytes_max.map_or(SEGMENT_BYTES_MAX, eighth).min(SEGMENT_BYTES_MAX);
+        self.bounds = Bounds {
+            messages_max: usize::try_from(messages).unwrap_or(usize::MAX).min(segment_len_max::<E>()),
+            bytes_max: bytes_max.map_or(SEGMENT_BYTES_MAX, eighth).min(SEGMENT_BYTES_MAX),
+        };
     }
 
     /// The sequence that the next message gets.
@@ -101,6 +156,7 @@ impl<E> ResidentLog<E> {
             tail: Tail::new(Sequence::FIRST),
             floor: AtomicU64::new(Sequence::FIRST.get()),
             directory: RwLock::new(BTreeMap::new()),
+            spares: Spares::new(),
         }
     }
 
@@ -136,13 +192,13 @@ impl<E> ResidentLog<E> {
     /// Writes one message behind the others; nobody sees it before [`publish_tail`](Self::publish_tail). True: it opened a new segment.
     #[inline]
     pub(crate) fn append(&self, writer: &mut Writer<E>, slot: Slot<E>, bytes: u64) -> (Sequence, bool) {
-        let filled = writer.filled;
-        let fits = writer
-            .open
-            .as_ref()
-            .is_some_and(|open| open.has_room_for(filled, bytes, writer.slots_max, writer.bytes_max));
+        let is_plain = matches!(slot, Slot::Own { extras: None, .. });
+        let (filled, bounds) = (writer.filled, writer.bounds);
+        let fits = writer.open.as_ref().is_some_and(|open| {
+            (is_plain || !open.body().is_of_parts()) && open.has_room_for(filled, 1, bytes, bounds)
+        });
         if !fits {
-            self.open_segment(writer);
+            self.open_segment(writer, false);
         }
         let sequence = writer.next;
         if let Some(open) = &writer.open {
@@ -152,35 +208,85 @@ impl<E> ResidentLog<E> {
         (sequence, !fits)
     }
 
-    /// [`append`](Self::append) of many, each with its weight.
-    pub(crate) fn append_all(
+    /// Writes a batch behind the others; nobody sees it before [`publish_tail`](Self::publish_tail).
+    pub(crate) fn append_batch(
         &self,
         writer: &mut Writer<E>,
-        slots: impl Iterator<Item = (Slot<E>, u64)>,
-    ) -> Appended {
+        published: Tick,
+        batch: EventBatch<E>,
+        weigh: impl Fn(&E) -> u64,
+    ) -> Appended
+    where
+        E: 'static,
+    {
         let mut appended = Appended::default();
-        for (slot, bytes) in slots {
-            let (_, opened) = self.append(writer, slot, bytes);
-            appended.count += 1;
+        for (buffer, bytes) in batch.0 {
+            let (count, filled, bounds) = (buffer.events().len(), writer.filled, writer.bounds);
+            let fits = writer.open.as_ref().is_some_and(|open| {
+                open.body().is_of_parts() && open.has_room_for(filled, count, bytes, bounds)
+            });
+            // Where segments are to be small, and where a batch is hardly one, its messages go one by one.
+            if !fits && (count < PART_LEN_MIN || count > bounds.messages_max || bytes > bounds.bytes_max) {
+                appended.opened |= self.append_each(writer, published, buffer.into_events(), &weigh);
+            } else {
+                if !fits {
+                    self.open_segment(writer, true);
+                }
+                if let Some(open) = &writer.open {
+                    open.push_part(&mut writer.filled, published, buffer, bytes);
+                }
+                writer.next += count as u64;
+                appended.opened |= !fits;
+            }
+            appended.count += count as u64;
             appended.bytes = appended.bytes.saturating_add(bytes);
-            appended.opened |= opened;
         }
         appended
     }
 
+    /// True: a new segment was opened.
+    fn append_each(
+        &self,
+        writer: &mut Writer<E>,
+        published: Tick,
+        events: Vec<E>,
+        weigh: &impl Fn(&E) -> u64,
+    ) -> bool {
+        let mut opened = false;
+        for event in events {
+            let bytes = weigh(&event);
+            opened |= self.append(writer, Slot::own(event, published, None), bytes).1;
+        }
+        opened
+    }
+
     #[inline(never)]
-    fn open_segment(&self, writer: &mut Writer<E>) {
-        if writer.open.take().is_some() {
+    fn open_segment(&self, writer: &mut Writer<E>, of_parts: bool) {
+        if of_parts {
+            // Places for single messages are not wasted on a publisher of batches who sends one of them at times.
+            writer.slots = SEGMENT_SLOTS_FIRST;
+        } else if writer.open.as_ref().is_some_and(|open| !open.body().is_of_parts()) {
             writer.slots = (writer.slots * SEGMENT_GROWTH).min(SEGMENT_SLOTS_MAX);
         }
-        let by_size = (SEGMENT_BYTES_MAX as usize / size_of::<Slot<E>>().max(1)).max(1);
-        let count = writer.slots.min(writer.slots_max).min(by_size);
-        let spare = writer.spare.take().filter(|spare| spare.len() == count);
-        let slots = spare.unwrap_or_else(|| Segment::make_slots(count));
-        let segment = Arc::new(Segment::new(writer.next, slots));
+        let segment = self.make_segment(writer, of_parts);
         self.directory.write().insert(writer.next, segment.clone());
         writer.open = Some(segment);
         writer.filled = Filled::default();
+    }
+
+    fn make_segment(&self, writer: &Writer<E>, of_parts: bool) -> Arc<Segment<E>> {
+        let count = writer.slots.min(writer.bounds.messages_max);
+        let suits = |segment: &Segment<E>| {
+            segment.body().is_of_parts() == of_parts && (of_parts || segment.body().len() == count)
+        };
+        if let Some(mut spare) = self.spares.take_segment(suits)
+            && let Some(unique) = Arc::get_mut(&mut spare)
+        {
+            unique.restart_at(writer.next);
+            return spare;
+        }
+        let body = if of_parts { Body::of_parts() } else { Body::of_messages(count) };
+        Arc::new(Segment::new(writer.next, body))
     }
 
     /// Where a message is kept, if it is.
@@ -251,8 +357,6 @@ impl<E> ResidentLog<E> {
         if writer.open.as_ref().is_some_and(|open| Arc::ptr_eq(open, segment)) {
             writer.open = None;
             writer.slots = SEGMENT_SLOTS_FIRST;
-            // An idle topic keeps little.
-            writer.spare = writer.spare.take().filter(|spare| spare.len() <= SEGMENT_SLOTS_FIRST);
         }
         let mut directory = self.directory.write();
         let removed = directory.remove(&segment.first());
@@ -261,18 +365,17 @@ impl<E> ResidentLog<E> {
         removed
     }
 
-    /// The places of a segment that was taken out, if nobody else holds it, for [`keep_spare`](Self::keep_spare). Drops what is in it: call it outside every lock.
-    pub(crate) fn empty(segment: Arc<Segment<E>>) -> Option<Slots<E>> {
-        Arc::try_unwrap(segment).ok().map(Segment::into_empty_slots)
+    /// A segment that was taken out is used again if nobody else holds it. Drops what is in it: call it outside every lock.
+    pub(crate) fn recycle(&self, segment: Arc<Segment<E>>) {
+        self.spares.put(segment);
     }
 
-    /// The next segment of this size is made of these. What is not needed comes back, to be dropped outside every lock.
-    pub(crate) fn keep_spare(writer: &mut Writer<E>, slots: Slots<E>) -> Option<Slots<E>> {
-        let wanted = if writer.open.is_some() { SEGMENT_SLOTS_MAX } else { SEGMENT_SLOTS_FIRST };
-        if slots.len() != wanted {
-            return Some(slots);
-        }
-        writer.spare.replace(slots)
+    /// To lay out a batch of so many events, as far as is known.
+    pub(crate) fn stage(&self, expected: usize) -> Stage<'_, E>
+    where
+        E: 'static,
+    {
+        Stage::new(&self.spares, expected)
     }
 
     /// Takes all segments out; drop them outside every lock.
@@ -297,66 +400,4 @@ impl<E> ResidentLog<E> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn own(event: u64, at: u64) -> Slot<u64> {
-        Slot::own(event, Tick::from_nanos(at), None)
-    }
-
-    fn filled(count: u64) -> (ResidentLog<u64>, Writer<u64>) {
-        let (log, mut writer) = (ResidentLog::new(1), Writer::new());
-        for n in 1..=count {
-            log.append(&mut writer, own(n * 10, n), 8);
-        }
-        log.publish_tail(&writer);
-        (log, writer)
-    }
-
-    #[test]
-    fn a_slot_of_a_plain_number_takes_no_more_than_four_words() {
-        assert!(size_of::<std::sync::OnceLock<Slot<u64>>>() <= 32);
-    }
-
-    #[test]
-    fn what_was_appended_is_found_by_its_sequence() {
-        let (log, _writer) = filled(1_000);
-        for n in 1..=1_000 {
-            let spot = log.find(Sequence::new(n)).unwrap();
-            assert_eq!(*log.message(&spot), n * 10);
-        }
-        assert!(log.find(Sequence::new(1_001)).is_none());
-        assert!(log.find(Sequence::new(0)).is_none());
-    }
-
-    #[test]
-    fn a_segment_in_the_middle_goes_alone_and_leaves_a_gap() {
-        let (log, mut writer) = filled(1_000);
-        let middle = log.segment_of(Sequence::new(100)).unwrap();
-        drop(log.remove(&mut writer, &middle));
-        assert!(log.find(Sequence::new(100)).is_none());
-        assert!(log.find(middle.end()).is_some());
-        assert_eq!(log.gaps(Sequence::new(1)), [(middle.first(), middle.end())]);
-        assert_eq!(log.gaps(middle.first().next()), [(middle.first().next(), middle.end())]);
-        assert_eq!(log.gaps(middle.end()), []);
-    }
-
-    #[test]
-    fn a_time_finds_the_first_message_published_then_or_later() {
-        let (log, _writer) = filled(1_000);
-        for at in [0, 1, 16, 17, 500, 1_000] {
-            assert_eq!(log.first_at(Tick::from_nanos(at)), Sequence::new(at.max(1)));
-        }
-        assert_eq!(log.first_at(Tick::from_nanos(1_001)), Sequence::new(1_001));
-    }
-
-    #[test]
-    fn a_segment_closes_at_its_bytes_too() {
-        let (log, mut writer) = (ResidentLog::new(1), Writer::new());
-        for n in 0..4 {
-            log.append(&mut writer, own(n, n + 1), SEGMENT_BYTES_MAX);
-        }
-        log.publish_tail(&writer);
-        assert_eq!(log.directory.read().len(), 4, "one message of a segment's size is a segment");
-    }
-}
+mod tests;

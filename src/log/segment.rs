@@ -1,72 +1,13 @@
-//! One stretch of a topic's log: slots that are written once and then only read.
+//! One stretch of a topic's log.
 
 use std::fmt;
-use std::num::NonZeroU64;
-use std::sync::{Arc, OnceLock};
 
-use crate::contain::contained;
-use crate::message::{Extras, MessageId, MessageRef};
+use crate::log::body::{Body, Part, Place};
+use crate::log::slot::Slot;
+use crate::log::spare::Buffer;
 use crate::sequence::Sequence;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::time::Tick;
-
-/// One message's place.
-pub(crate) enum Slot<E> {
-    /// The message itself.
-    Own { event: E, published: NonZeroU64, extras: Option<Box<Extras>> },
-    /// A dead letter: the event stays where it was published, and is kept by this.
-    Shared(Box<Shared<E>>),
-}
-
-pub(crate) struct Shared<E> {
-    origin: Spot<E>,
-    published: Tick,
-    extras: Extras,
-}
-
-impl<E> Slot<E> {
-    pub(crate) fn own(event: E, published: Tick, extras: Option<Box<Extras>>) -> Self {
-        // The start of the time line is 1970: a clock that reads it has nothing to lose by a nanosecond.
-        let published = NonZeroU64::new(published.nanos()).unwrap_or(NonZeroU64::MIN);
-        Slot::Own { event, published, extras }
-    }
-
-    /// The event of `origin` under new attributes. A dead letter of a dead letter shares the first origin.
-    pub(crate) fn shared(origin: &Spot<E>, published: Tick, extras: Extras) -> Self {
-        let origin = match origin.slot() {
-            Slot::Own { .. } => origin.clone(),
-            Slot::Shared(shared) => shared.origin.clone(),
-        };
-        Slot::Shared(Box::new(Shared { origin, published, extras }))
-    }
-
-    fn event(&self) -> &E {
-        match self {
-            Slot::Own { event, .. } => event,
-            Slot::Shared(shared) => shared.origin.slot().event(),
-        }
-    }
-
-    fn published(&self) -> Tick {
-        match self {
-            Slot::Own { published, .. } => Tick::from_nanos(published.get()),
-            Slot::Shared(shared) => shared.published,
-        }
-    }
-
-    fn extras(&self) -> Option<&Extras> {
-        match self {
-            Slot::Own { extras, .. } => extras.as_deref(),
-            Slot::Shared(shared) => Some(&shared.extras),
-        }
-    }
-}
-
-impl<E> fmt::Debug for Slot<E> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Slot").field(&self.published()).finish()
-    }
-}
 
 /// Who keeps a segment alive, as far as the topic last looked: see the topic's reclaiming.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,60 +18,65 @@ pub(crate) enum Watch {
     Book(u64),
 }
 
-/// Consecutive messages. Slots are written in order, by the topic's one writer; a slot below the log's tail never changes.
+/// Consecutive messages. Places are written in order, by the topic's one writer; what is below the log's tail never changes.
 #[repr(C)]
 pub(crate) struct Segment<E> {
     first: Sequence,
-    slots: Slots<E>,
+    body: Body<E>,
     watch: AtomicU64,
     /// What follows changes with each message, and readers need what is above: they are to share no cache line.
     _apart: [u64; 8],
     written: Written,
 }
 
-/// The places of a segment, each written once.
-pub(crate) type Slots<E> = Box<[OnceLock<Slot<E>>]>;
-
 /// How much is in a segment, for others than its writer.
 struct Written {
     /// Only the writer, under the topic's lock, moves it.
-    slots: AtomicU64,
+    messages: AtomicU64,
     bytes: AtomicU64,
 }
 
 /// How much is in it, as its writer knows.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Filled {
-    slots: usize,
+    places: usize,
+    messages: usize,
     bytes: u64,
 }
 
+/// How much may be in a segment.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    pub(super) messages_max: usize,
+    pub(super) bytes_max: u64,
+}
+
 impl<E> Segment<E> {
-    pub(super) fn new(first: Sequence, slots: Slots<E>) -> Self {
+    pub(super) fn new(first: Sequence, body: Body<E>) -> Self {
         Segment {
             first,
-            slots,
+            body,
             watch: AtomicU64::new(0),
             _apart: [0; 8],
-            written: Written { slots: AtomicU64::new(0), bytes: AtomicU64::new(0) },
+            written: Written { messages: AtomicU64::new(0), bytes: AtomicU64::new(0) },
         }
     }
 
-    pub(super) fn make_slots(count: usize) -> Slots<E> {
-        (0..count).map(|_| OnceLock::new()).collect()
+    /// Drops what is in it, and gives what batches lay in. Call it outside every lock.
+    pub(super) fn empty(&mut self) -> Vec<Buffer<E>> {
+        self.body.empty()
     }
 
-    /// Drops what is in it, and gives the places, to be written again. Call it outside every lock.
-    pub(super) fn into_empty_slots(mut self) -> Slots<E> {
-        self.empty();
-        std::mem::take(&mut self.slots)
+    /// An empty one is as new, and starts here.
+    pub(super) fn restart_at(&mut self, first: Sequence) {
+        self.first = first;
+        self.watch = AtomicU64::new(0);
+        self.written = Written { messages: AtomicU64::new(0), bytes: AtomicU64::new(0) };
     }
 
-    /// An event's own `Drop` is its author's code: when one panics, the others are dropped all the same, and whoever let go of the last
-    /// message of a segment is not the one to be punished.
-    fn empty(&mut self) {
-        let mut left = self.slots.iter_mut();
-        while contained(|| left.by_ref().map_while(OnceLock::take).for_each(drop)).is_none() {}
+    /// How much memory it takes when it is empty.
+    pub(super) fn bytes_of_places(&self) -> usize {
+        size_of::<Self>() + self.body.bytes()
     }
 
     pub(crate) fn first(&self) -> Sequence {
@@ -143,7 +89,7 @@ impl<E> Segment<E> {
     }
 
     pub(crate) fn len(&self) -> u64 {
-        self.written.slots.load(Ordering::Acquire)
+        self.written.messages.load(Ordering::Acquire)
     }
 
     /// What its messages weigh.
@@ -151,25 +97,65 @@ impl<E> Segment<E> {
         self.written.bytes.load(Ordering::Relaxed)
     }
 
+    pub(super) fn body(&self) -> &Body<E> {
+        &self.body
+    }
+
     pub(super) fn covers(&self, sequence: Sequence) -> bool {
         self.first <= sequence && sequence < self.end()
     }
 
-    pub(super) fn has_room_for(&self, filled: Filled, bytes: u64, slots_max: usize, bytes_max: u64) -> bool {
+    /// Where the message lies, if it is in here.
+    #[inline]
+    pub(super) fn place_of(&self, sequence: Sequence) -> Option<Place> {
+        let offset = sequence.get().checked_sub(self.first.get())?;
+        self.body.place_of(usize::try_from(offset).ok()?)
+    }
+
+    /// Whether so many messages of this weight have room, as one part or as a message of its own.
+    #[inline]
+    pub(super) fn has_room_for(&self, filled: Filled, messages: usize, bytes: u64, bounds: Bounds) -> bool {
         let weight = filled.bytes.saturating_add(bytes);
-        filled.slots < self.slots.len().min(slots_max) && (filled.slots == 0 || weight <= bytes_max)
+        let count = filled.messages + messages;
+        filled.places < self.body.len()
+            && (filled.messages == 0 || (count <= bounds.messages_max && weight <= bounds.bytes_max))
     }
 
     /// The writer's alone.
     #[inline]
     pub(super) fn push(&self, filled: &mut Filled, slot: Slot<E>, bytes: u64) {
-        let place = &self.slots[filled.slots];
-        assert!(place.get().is_none(), "the writer writes each slot once");
-        place.get_or_init(|| slot);
-        filled.slots += 1;
+        let was_free = match &self.body {
+            Body::Messages(slots) => slots[filled.places].set(slot).is_ok(),
+            Body::Parts(parts) => {
+                let Slot::Own { event, published, extras: None } = slot else {
+                    unreachable!("what goes among batches carries nothing but its event");
+                };
+                let part =
+                    Part::new(filled.messages, Tick::from_nanos(published.get()), Buffer::new(vec![event]));
+                parts[filled.places].set(part).is_ok()
+            }
+        };
+        assert!(was_free, "the writer writes each place once");
+        self.note(filled, 1, bytes);
+    }
+
+    /// The writer's alone. The events are in order, and at least one.
+    pub(super) fn push_part(&self, filled: &mut Filled, published: Tick, buffer: Buffer<E>, bytes: u64) {
+        let Body::Parts(parts) = &self.body else { unreachable!("a batch goes among batches") };
+        let count = buffer.events().len();
+        let was_free = parts[filled.places].set(Part::new(filled.messages, published, buffer)).is_ok();
+        assert!(was_free, "the writer writes each place once");
+        self.note(filled, count, bytes);
+    }
+
+    /// One place was written.
+    #[inline]
+    fn note(&self, filled: &mut Filled, messages: usize, bytes: u64) {
+        filled.places += 1;
+        filled.messages += messages;
         filled.bytes = filled.bytes.saturating_add(bytes);
         self.written.bytes.store(filled.bytes, Ordering::Relaxed);
-        self.written.slots.store(filled.slots as u64, Ordering::Release);
+        self.written.messages.store(filled.messages as u64, Ordering::Release);
     }
 
     pub(crate) fn watch(&self) -> Watch {
@@ -188,25 +174,22 @@ impl<E> Segment<E> {
     }
 
     pub(crate) fn first_published(&self) -> Option<Tick> {
-        self.slots.first()?.get().map(Slot::published)
+        self.body.first_published()
     }
 
     pub(crate) fn last_published(&self) -> Option<Tick> {
-        let last = (self.len() as usize).checked_sub(1)?;
-        self.slots.get(last)?.get().map(Slot::published)
+        self.body.last_published(self.len() as usize)
     }
 
     /// The first message in here that was published at `time` or later.
     pub(super) fn first_at(&self, time: Tick) -> Option<Sequence> {
-        let written = self.slots.get(..self.len() as usize)?;
-        let at = written.partition_point(|slot| slot.get().is_some_and(|slot| slot.published() < time));
-        (at < written.len()).then(|| self.first + at as u64)
+        self.body.first_at(time, self.len() as usize).map(|index| self.first + index as u64)
     }
 }
 
 impl<E> Drop for Segment<E> {
     fn drop(&mut self) {
-        self.empty();
+        self.body.empty();
     }
 }
 
@@ -216,105 +199,5 @@ impl<E> fmt::Debug for Segment<E> {
             .field("first", &self.first)
             .field("end", &self.end())
             .finish_non_exhaustive()
-    }
-}
-
-/// One message, kept from going for as long as this lives.
-///
-/// Invariant: its slot is written.
-pub(crate) struct Spot<E> {
-    segment: Arc<Segment<E>>,
-    index: u32,
-}
-
-impl<E> Spot<E> {
-    /// The segment comes back if it does not have the message.
-    pub(crate) fn new(segment: Arc<Segment<E>>, sequence: Sequence) -> Result<Self, Arc<Segment<E>>> {
-        let offset = sequence.get().checked_sub(segment.first.get());
-        match offset.and_then(|offset| u32::try_from(offset).ok()) {
-            Some(index) if segment.slots.get(index as usize).is_some_and(|slot| slot.get().is_some()) => {
-                Ok(Spot { segment, index })
-            }
-            _ => Err(segment),
-        }
-    }
-
-    /// How many messages there are in the segment from this one on.
-    pub(crate) fn left_in_segment(&self) -> u64 {
-        self.segment.len() - u64::from(self.index)
-    }
-
-    /// This message and those after it in the segment, `len` in all.
-    pub(crate) fn run(&self, len: u64) -> impl Iterator<Item = SpotRef<'_, E>> {
-        (u64::from(self.index)..).take(len as usize).filter_map(|index| {
-            let slot = self.segment.slots.get(index as usize)?.get()?;
-            Some(SpotRef { slot, sequence: self.segment.first + index })
-        })
-    }
-
-    /// The message `sequence` if it lies in the same segment, without a look into the directory.
-    pub(crate) fn neighbour(&self, sequence: Sequence) -> Option<Self> {
-        self.segment.covers(sequence).then(|| Spot::new(self.segment.clone(), sequence).ok()).flatten()
-    }
-
-    pub(crate) fn segment(&self) -> &Arc<Segment<E>> {
-        &self.segment
-    }
-
-    pub(crate) fn into_segment(self) -> Arc<Segment<E>> {
-        self.segment
-    }
-
-    pub(crate) fn sequence(&self) -> Sequence {
-        self.segment.first + u64::from(self.index)
-    }
-
-    fn slot(&self) -> &Slot<E> {
-        match self.segment.slots[self.index as usize].get() {
-            Some(slot) => slot,
-            None => unreachable!("a spot's slot is written"),
-        }
-    }
-
-    pub(crate) fn event(&self) -> &E {
-        self.slot().event()
-    }
-
-    pub(super) fn message(&self, id: MessageId) -> MessageRef<'_, E> {
-        let slot = self.slot();
-        MessageRef { id, published: slot.published(), event: slot.event(), extras: slot.extras() }
-    }
-
-    pub(crate) fn published_and_extras(&self) -> (Tick, Option<&Extras>) {
-        (self.slot().published(), self.slot().extras())
-    }
-}
-
-/// A message in a segment that somebody else keeps.
-pub(crate) struct SpotRef<'a, E> {
-    slot: &'a Slot<E>,
-    sequence: Sequence,
-}
-
-impl<'a, E> SpotRef<'a, E> {
-    pub(crate) fn sequence(&self) -> Sequence {
-        self.sequence
-    }
-
-    pub(super) fn message(&self, id: MessageId) -> MessageRef<'a, E> {
-        let slot = self.slot;
-        MessageRef { id, published: slot.published(), event: slot.event(), extras: slot.extras() }
-    }
-}
-
-impl<E> Clone for Spot<E> {
-    fn clone(&self) -> Self {
-        Spot { segment: self.segment.clone(), index: self.index }
-    }
-}
-
-impl<E> fmt::Debug for Spot<E> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Spot").field(&self.sequence()).finish()
     }
 }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use eventflow::{Capacity, Message, Overflow, PublishErrorKind, TryRecvError};
+use bytes::Bytes;
+use eventflow::{Capacity, DeadLetter, Message, Overflow, PublishErrorKind, TryRecvError};
 
 use crate::support::{
     Desk, Drops, PATIENCE, SECOND, ask, assert_empty, desk, drain, drain_with, manual, take, within,
@@ -232,4 +233,59 @@ fn p05_an_iterator_may_use_the_topic_it_publishes_to() {
         drain(&sub)
     });
     assert_eq!(seen, [0, 1, 2]);
+}
+
+#[test]
+fn p03_a_batch_of_payloads_of_any_length_arrives_as_it_was_published() {
+    let Desk { topic, sub, .. } = desk::<Bytes>();
+    let payload = |n: usize| Bytes::from((0..n * 13 % 3_000).map(|at| (at ^ n) as u8).collect::<Vec<_>>());
+    let given: Vec<_> = (0..500).map(payload).collect();
+    let mut kept: Vec<Bytes> = Vec::new();
+    for batch in given.chunks(90) {
+        topic.publish_all(batch.to_vec()).unwrap();
+        // What is acked makes room for the next batch: what a reader keeps of it does not change.
+        while let Ok(batch) = sub.try_recv_batch(64) {
+            kept.extend(batch.iter().map(|message| Bytes::clone(&message)));
+            batch.ack().unwrap();
+        }
+    }
+    assert_eq!(kept, given);
+}
+
+#[test]
+fn p11_a_dead_letter_out_of_the_middle_of_a_batch_is_that_message() {
+    let (broker, _clock) = manual();
+    let failed = broker.topic::<String>("failed").open().unwrap();
+    let inspection = failed.subscription("inspection").open().unwrap();
+    let topic = broker.topic::<String>("topic").open().unwrap();
+    let sub = topic.subscription("sub").dead_letter(DeadLetter::to(&failed)).open().unwrap();
+    topic.publish_all((0..64).map(|n| format!("message {n}"))).unwrap();
+    for delivery in sub.try_recv_batch(64).unwrap() {
+        if delivery.ends_with('7') {
+            delivery.reject("seven").unwrap();
+        } else {
+            delivery.ack().unwrap();
+        }
+    }
+    // The batch is settled, and its memory used for others; what was rejected out of it is not.
+    topic.publish_all((0..64).map(|n| format!("other {n}"))).unwrap();
+    let letters = drain(&inspection);
+    assert_eq!(letters, ["message 7", "message 17", "message 27", "message 37", "message 47", "message 57"]);
+}
+
+#[test]
+fn p17_the_events_of_a_batch_go_when_all_of_its_segment_are_settled() {
+    let Desk { topic, sub, .. } = desk();
+    let drops = Drops::default();
+    for _ in 0..3 {
+        let before = drops.count();
+        topic.publish_all((0..64).map(|n| drops.event(n))).unwrap();
+        let mut batch = sub.try_recv_batch(64).unwrap();
+        let last = batch.pop().unwrap();
+        batch.ack().unwrap();
+        assert_eq!(drops.count(), before);
+        last.ack().unwrap();
+        assert_eq!(drops.count(), before + 64);
+    }
+    assert_eq!(topic.stats().resident_messages, 0);
 }

@@ -13,7 +13,7 @@ use crate::engine::local::topic::{PUBLISHERS, TopicCore, TopicState, Weigh};
 use crate::engine::timer::Alarm;
 use crate::engine::waiters::Look;
 use crate::error::{CodecError, PublishErrorKind};
-use crate::log::{Slot, Spot};
+use crate::log::{EventBatch, Slot, Spot, Stage};
 use crate::message::{Extras, IdempotencyId, Message, MessageId};
 use crate::options::{
     ATTRIBUTE_KEY_LEN_MAX, ATTRIBUTE_VALUE_LEN_MAX, ATTRIBUTES_MAX, IDEMPOTENCY_ID_LEN_MAX, Keep,
@@ -240,25 +240,33 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         Ok(MessageId::new(self.log.incarnation(), sequence))
     }
 
-    /// [`publish_plain`](Self::publish_plain) of a batch. Gives the first's id.
-    pub(crate) fn publish_all_plain(self: &Arc<Self>, messages: &mut Vec<Message<E>>) -> Option<MessageId> {
-        let is_plain =
-            |message: &Message<E>| message.extras.is_none() && self.plain_weight(&message.event).is_some();
-        if messages.is_empty() || self.limited.load(Ordering::SeqCst) || !messages.iter().all(is_plain) {
-            return None;
+    /// What a message weighs that may be part of a plain batch: see [`publish_all_plain`](Self::publish_all_plain).
+    #[inline]
+    pub(crate) fn weight_in_batch(&self, message: &Message<E>) -> Option<u64> {
+        if message.extras.is_some() { None } else { self.plain_weight(&message.event) }
+    }
+
+    /// [`publish_plain`](Self::publish_plain) of a batch, all of them plain, which together weigh so much. Gives the first's id. They come back if that cannot be.
+    pub(crate) fn publish_all_plain(
+        self: &Arc<Self>,
+        stage: Stage<'_, E>,
+        bytes: u64,
+    ) -> Result<MessageId, Vec<E>> {
+        let weigh = |event: &E| self.own_weight(event).unwrap_or(0);
+        let batch = EventBatch::new(stage, bytes, weigh);
+        if self.limited.load(Ordering::SeqCst) {
+            return Err(batch.into_events().collect());
         }
         let now = self.broker.now();
         let mut after = Aftermath::default();
         let first = {
             let mut state = self.state.lock();
-            self.plain_readers(&state)?;
+            if self.plain_readers(&state).is_none() {
+                return Err(batch.into_events().collect());
+            }
             let published = state.publish_time(now);
             let first = state.writer.next();
-            let slots = messages.drain(..).map(|message| {
-                let weight = self.own_weight(&message.event).unwrap_or(0);
-                (Slot::own(message.event, published, None), weight)
-            });
-            let appended = self.log.append_all(&mut state.writer, slots);
+            let appended = self.log.append_batch(&mut state.writer, published, batch, weigh);
             state.resident_messages += appended.count;
             state.resident_bytes = state.resident_bytes.saturating_add(appended.bytes);
             after.published = appended.count as usize;
@@ -268,7 +276,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             first
         };
         self.follow_up_publish(&after);
-        Some(MessageId::new(self.log.incarnation(), first))
+        Ok(MessageId::new(self.log.incarnation(), first))
     }
 
     /// [`readers`](Self::readers) where a plain message may take the short road: somebody keeps it, no space is counted, and nothing has ended.

@@ -217,6 +217,7 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         }
         let spot = self.topic.log.find(sequence)?;
         desk.near = Arc::downgrade(spot.segment());
+        desk.near_end = spot.segment().end();
         Some(spot)
     }
 

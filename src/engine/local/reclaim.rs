@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::engine::local::topic::{COMMITS, TopicCore, TopicState};
-use crate::log::{ResidentLog, Segment, Watch};
+use crate::log::{Segment, Watch};
 use crate::options::Keep;
 use crate::sequence::Sequence;
 use crate::sync::atomic::Ordering;
@@ -95,10 +95,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         let Some(removed) = removed else { return };
         drop(removed);
         // Events are dropped here, outside every lock: their `Drop` is the user's code.
-        if let Some(slots) = ResidentLog::empty(segment) {
-            let needless = ResidentLog::keep_spare(&mut self.state.lock().writer, slots);
-            drop(needless);
-        }
+        self.log.recycle(segment);
     }
 
     /// Takes the segment out, unless somebody needs it.

@@ -55,8 +55,9 @@ pub(super) struct Desk<E> {
     pub(super) counted: bool,
     /// How many were outstanding when the ledger was last changed.
     outstanding: u64,
-    /// The segment of the message that was handed out last. It keeps nothing.
+    /// The segment of the message that was handed out last, and where it ended then. It keeps nothing, but stands in the way of its being used again.
     pub(super) near: Weak<Segment<E>>,
+    pub(super) near_end: Sequence,
 }
 
 /// The same for one message of a run that was acked where nobody watches.
@@ -104,7 +105,14 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         // The seed only spreads retries; a manual clock makes it the same in each run.
         let seed = topic.broker.now().nanos() ^ id;
         let ledger = Ledger::new(rules, start, seed);
-        let desk = Desk { ledger, closed: false, counted: false, outstanding: 0, near: Weak::new() };
+        let desk = Desk {
+            ledger,
+            closed: false,
+            counted: false,
+            outstanding: 0,
+            near: Weak::new(),
+            near_end: start,
+        };
         Arc::new(SubscriptionCore {
             id,
             name,
@@ -227,6 +235,9 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         desk.ledger.forget_before(self.topic.log.floor());
         let end = segment.end().min(tail);
         let segment_done = low >= end || desk.ledger.settled().all_settled(segment.first(), end);
+        if segment_done {
+            desk.near = Weak::new();
+        }
         AfterPlain { sequence: held.ticket.sequence, counted: desk.counted, segment_done }
     }
 
@@ -249,6 +260,9 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         let segment_done = segment
             .filter(|_| !news.is_empty())
             .map(|segment| ledger.settled().all_settled(segment.first(), segment.end().min(tail)));
+        if segment_done.unwrap_or(!news.is_empty() && ledger.low() >= desk.near_end) {
+            desk.near = Weak::new();
+        }
         let outstanding = std::mem::replace(&mut desk.outstanding, ledger.outstanding());
         // Under the lock that a waiter takes when it looks again, so that no fence is needed: it sees this change, or we see it.
         let receivers_wait = self.topic.receivers.may_have_waiters();

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, TryRecvError, bounded};
 
-use super::{Look, SPIN_AGAIN, SPUN_IN_VAIN, TOKENS_MAX, Waiter, WaitingRoom, spin};
+use super::spin::{SPIN_AGAIN, SPUN_IN_VAIN, spin};
+use super::{Look, TOKENS_MAX, Waiter, WaitingRoom};
 
 const KEY: u64 = 7;
 const OTHER: u64 = 8;
