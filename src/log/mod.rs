@@ -96,6 +96,14 @@ impl<E: 'static> EventBatch<E> {
         EventBatch(pieces)
     }
 
+    pub(crate) fn len(&self) -> u64 {
+        self.0.iter().map(|(buffer, _)| buffer.events().len() as u64).sum()
+    }
+
+    pub(crate) fn events(&self) -> impl Iterator<Item = &E> {
+        self.0.iter().flat_map(|(buffer, _)| buffer.events())
+    }
+
     /// The events again, in order.
     pub(crate) fn into_events(self) -> impl Iterator<Item = E> {
         let (first, rest) = self.0.into_parts();

@@ -1,5 +1,6 @@
 //! The road in: limits, dedup, capacity, the log, and whoever waits.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::{Arc, Weak};
@@ -7,7 +8,7 @@ use std::time::Duration;
 
 use crate::contain::contained;
 use crate::delivery::dedup::Admission;
-use crate::engine::local::occupancy::Occupancy;
+use crate::engine::local::occupancy::{Occupancy, Room};
 use crate::engine::local::subscription::SubscriptionCore;
 use crate::engine::local::topic::{PUBLISHERS, TopicCore, TopicState, Weigh};
 use crate::engine::timer::Alarm;
@@ -159,7 +160,9 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         patience: Patience,
     ) -> Result<(), PublishErrorKind> {
         let line = &self.broker.line;
-        self.space.wait(PUBLISHERS, || match self.attempt(parcels) {
+        let seen = Cell::new(self.freed.load(Ordering::Relaxed));
+        let near = || self.freed.load(Ordering::Relaxed) != seen.replace(self.freed.load(Ordering::Relaxed));
+        self.space.wait_near(PUBLISHERS, near, || match self.attempt(parcels) {
             Err(kind) => Look::GaveUp(Err(kind)),
             Ok(true) => Look::Found(Ok(())),
             Ok(false) => match patience {
@@ -214,21 +217,16 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         }
     }
 
-    /// A message that carries nothing but its event, where that is all there is to it: the topic counts no space and calls no closure. It comes back if that is not so, or the topic
+    /// A message that carries nothing but its event, where that is all there is to it: the topic has room and calls no closure. It comes back if that is not so, or the topic
     /// has ended: then go the long way.
     #[inline]
     pub(crate) fn publish_plain(self: &Arc<Self>, message: Message<E>) -> Result<MessageId, Message<E>> {
-        let weight = self.plain_weight(&message.event);
-        let Some(weight) =
-            weight.filter(|_| message.extras.is_none() && !self.limited.load(Ordering::SeqCst))
-        else {
-            return Err(message);
-        };
+        let Some(weight) = self.weight_in_batch(&message) else { return Err(message) };
         let now = self.broker.now();
         let mut after = Aftermath::default();
         let sequence = {
             let mut state = self.state.lock();
-            let Some(subscriptions) = self.plain_readers(&state) else { return Err(message) };
+            let Some(subscriptions) = self.plain_readers(&state, 1, weight) else { return Err(message) };
             let published = state.publish_time(now);
             let slot = Slot::own(message.event, published, None);
             let sequence = self.keep(&mut state, slot, weight, subscriptions, &mut after);
@@ -254,18 +252,21 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
     ) -> Result<MessageId, Vec<E>> {
         let weigh = |event: &E| self.own_weight(event).unwrap_or(0);
         let batch = EventBatch::new(stage, bytes, weigh);
-        if self.limited.load(Ordering::SeqCst) {
-            return Err(batch.into_events().collect());
-        }
+        let count = batch.len();
         let now = self.broker.now();
         let mut after = Aftermath::default();
         let first = {
             let mut state = self.state.lock();
-            if self.plain_readers(&state).is_none() {
+            let Some(subscriptions) = self.plain_readers(&state, count, bytes) else {
                 return Err(batch.into_events().collect());
-            }
+            };
             let published = state.publish_time(now);
             let first = state.writer.next();
+            if let Some(occupancy) = &mut state.occupancy {
+                for (n, event) in (0..).zip(batch.events()) {
+                    occupancy.push(first + n, subscriptions, weigh(event));
+                }
+            }
             let appended = self.log.append_batch(&mut state.writer, published, batch, weigh);
             state.resident_messages += appended.count;
             state.resident_bytes = state.resident_bytes.saturating_add(appended.bytes);
@@ -279,12 +280,15 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         Ok(MessageId::new(self.log.incarnation(), first))
     }
 
-    /// [`readers`](Self::readers) where a plain message may take the short road: somebody keeps it, no space is counted, and nothing has ended.
+    /// [`readers`](Self::readers) where plain messages may take the short road: somebody keeps them, there is room, and nothing has ended.
     #[inline]
-    fn plain_readers(&self, state: &TopicState<E>) -> Option<u64> {
+    fn plain_readers(&self, state: &TopicState<E>, messages: u64, bytes: u64) -> Option<u64> {
         let (subscriptions, is_kept) = self.readers(state);
-        let may = is_kept && state.occupancy.is_none() && self.closed_to_publishers().is_none();
-        may.then_some(subscriptions)
+        let has_room = match &state.occupancy {
+            Some(occupancy) => occupancy.has_room_for(messages, bytes, Room::default()),
+            None => true,
+        };
+        (is_kept && has_room && self.closed_to_publishers().is_none()).then_some(subscriptions)
     }
 
     fn append(self: &Arc<Self>, parcels: &mut [Parcel<E>]) -> Append {

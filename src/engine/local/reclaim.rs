@@ -81,6 +81,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             has_room
         };
         if has_room {
+            self.freed.fetch_add(1, Ordering::Relaxed);
             // All of them: their messages need unequal space, and a wake must not be used up by one that needs more than there is.
             self.space.wake_everyone();
         } else {

@@ -88,6 +88,8 @@ pub(crate) struct TopicCore<E> {
     deleted: AtomicBool,
     /// Whether occupancy is counted. Set before the first message is counted, so that whoever settles that one sees it.
     pub(super) limited: AtomicBool,
+    /// Counts how often there came to be room, for publishers that wait for it.
+    pub(super) freed: AtomicU64,
     /// Whether a message with a delay or a life was ever published: from then on subscriptions look at each message.
     pub(super) timed: AtomicBool,
     /// The shortest `expire_after` of its subscriptions, in nanoseconds.
@@ -203,6 +205,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             space: WaitingRoom::new(),
             deleted: AtomicBool::new(false),
             limited: AtomicBool::new(config.capacity.is_limited()),
+            freed: AtomicU64::new(0),
             timed: AtomicBool::new(false),
             expire_after_min: AtomicU64::new(u64::MAX),
             filtered: AtomicBool::new(false),
