@@ -1,14 +1,17 @@
 //! `Broker`: owns topics, subscriptions and time.
 
 use std::marker::PhantomData;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::clock::{Clock, Line, SystemClock, line_of};
 use crate::engine::local::broker::{BrokerCore, Phase};
-use crate::error::{DeleteError, Error, OpenError, Result};
-use crate::options::{Capabilities, Capability};
-use crate::stats::{BrokerStats, ShutdownReport};
+use crate::engine::local::recovered::Recovered;
+use crate::engine::local::store::Store;
+use crate::error::{DeleteError, Error, OpenError, RecvError, Result};
+use crate::options::{Capabilities, Capability, Durability, OnDamage};
+use crate::stats::{BrokerStats, RecoveryReport, ShutdownReport};
 use crate::topic::TopicBuilder;
 use crate::transaction::Transaction;
 
@@ -36,6 +39,7 @@ pub struct Broker {
 #[derive(Debug)]
 pub(crate) struct Presence {
     pub(crate) core: Arc<BrokerCore>,
+    report: RecoveryReport,
 }
 
 impl Drop for Presence {
@@ -59,11 +63,56 @@ impl Broker {
     /// # Ok::<(), eventflow::Error>(())
     /// ```
     pub fn builder() -> BrokerBuilder {
-        BrokerBuilder { line: None, required: Vec::new() }
+        BrokerBuilder::default()
+    }
+
+    /// A broker that keeps its messages in a directory, which is made if it is not there, on the system's clock; every publish is synced before it returns. What was accepted there before is there again.
+    ///
+    /// Topics and subscriptions are there as they were; the program opens them again to say of what type the events are, and how they become bytes: a topic of `Bytes`, `Vec<u8>` or `String` knows that by
+    /// itself, any other needs the [`codec`](TopicBuilder::codec) that it was created with, and its other closures. Leases have ended with the process that held them.
+    ///
+    /// ```
+    /// use eventflow::Broker;
+    /// # let dir = std::env::temp_dir().join(format!("eventflow-doc-open-{}", std::process::id()));
+    /// let broker = Broker::open(&dir)?;
+    /// let orders = broker.topic::<String>("orders").open()?;
+    /// let billing = orders.subscription("billing").open()?;
+    /// orders.publish("order 7")?;
+    /// broker.shutdown(std::time::Duration::ZERO)?;
+    ///
+    /// let broker = Broker::open(&dir)?;
+    /// let billing = broker.topic::<String>("orders").open()?.subscription("billing").open()?;
+    /// let order = billing.recv()?;
+    /// assert_eq!(*order, "order 7");
+    /// order.ack()?;
+    /// # drop((billing, broker));
+    /// # std::fs::remove_dir_all(&dir).ok();
+    /// # Ok::<(), eventflow::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// See [`OpenError`]; one directory is open once at a time.
+    pub fn open(dir: impl AsRef<Path>) -> Result<Broker, OpenError> {
+        Broker::builder().dir(dir).build()
     }
 
     fn on(line: Line) -> Broker {
-        Broker { presence: Arc::new(Presence { core: BrokerCore::new(line) }) }
+        let core = BrokerCore::new(line, None, Recovered::new());
+        Broker { presence: Arc::new(Presence { core, report: RecoveryReport::default() }) }
+    }
+
+    /// On any disk there may be.
+    #[cfg(test)]
+    pub(crate) fn on_disk(
+        disk: Arc<dyn crate::journal::disk::Disk>,
+        dir: &Path,
+        options: crate::journal::JournalOptions,
+        clock: impl Clock,
+    ) -> Result<Broker, OpenError> {
+        let opened = Store::open_on(disk, dir, options)?;
+        let line = line_of(clock).not_before(opened.recovered.now);
+        let core = BrokerCore::new(line, Some(opened.store), opened.recovered);
+        Ok(Broker { presence: Arc::new(Presence { core, report: opened.report }) })
     }
 
     fn core(&self) -> &Arc<BrokerCore> {
@@ -87,8 +136,15 @@ impl Broker {
         if self.core().phase() == Phase::Closed {
             return Err(DeleteError::Closed);
         }
+        if self.core().delete_recovered(name).map_err(|fault| DeleteError::Storage { fault })? {
+            return Ok(());
+        }
         let topic = self.core().unregister_topic(name);
         let topic = topic.ok_or(DeleteError::NotFound)?;
+        if let Err(fault) = self.core().record_deletion(topic.number()) {
+            self.core().register_again(name, topic);
+            return Err(DeleteError::Storage { fault });
+        }
         self.core().forget_snapshots_of(&topic);
         topic.tear_down();
         // Once more: one may have been taken while the topic went.
@@ -136,9 +192,14 @@ impl Broker {
         self.core().delete_snapshot(name)
     }
 
-    /// What this engine can keep: in memory, everything.
+    /// What this engine can keep: in memory, everything; on disk, all but snapshots, and no transactions yet.
     pub fn capabilities(&self) -> Capabilities {
-        Capabilities::all()
+        capabilities_of(self.core().store.is_some())
+    }
+
+    /// What opening the directory found. In memory, nothing.
+    pub fn recovery(&self) -> RecoveryReport {
+        self.presence.report.clone()
     }
 
     /// Sums over all topics. One short look at each subscription's lock.
@@ -153,6 +214,7 @@ impl Broker {
             stats.outstanding += totals.outstanding;
             stats.resident_bytes += totals.resident_bytes;
         }
+        stats.disk_bytes = self.core().store.as_ref().map_or(0, |store| store.disk_bytes());
         stats
     }
 
@@ -175,7 +237,7 @@ impl Broker {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Closed`]: it is shut down already. Of two calls at a time, both wait.
+    /// [`Error::Closed`]: it is shut down already. Of two calls at a time, both wait. On disk, what the disk says if the last of it cannot be synced; it is closed all the same.
     pub fn shutdown(&self, timeout: Duration) -> Result<ShutdownReport> {
         let core = self.core();
         if core.phase() == Phase::Closed {
@@ -184,22 +246,45 @@ impl Broker {
         core.drain();
         let deadline = Instant::now().checked_add(timeout);
         let (backlog, outstanding) = core.wait_until_settled(deadline);
+        let synced = core.store.as_ref().map_or(Ok(()), |store| store.close());
         core.close();
+        synced.map_err(|fault| RecvError::Storage { fault })?;
         Ok(ShutdownReport { outstanding, backlog })
     }
 }
 
 /// Options of a broker.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct BrokerBuilder {
     line: Option<Line>,
     required: Vec<Capability>,
+    dir: Option<PathBuf>,
+    durability: Durability,
+    on_damage: OnDamage,
 }
 
 impl BrokerBuilder {
     /// The broker's clock; the [`SystemClock`] unless told otherwise.
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.line = Some(line_of(clock));
+        self
+    }
+
+    /// Keeps messages in this directory, which is made if it is not there; its parent must be. See [`Broker::open`].
+    pub fn dir(mut self, dir: impl AsRef<Path>) -> Self {
+        self.dir = Some(dir.as_ref().to_owned());
+        self
+    }
+
+    /// How safe a message is when its publish returns. [`Durability::Always`] unless told otherwise. It means nothing in memory.
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
+    /// What to do when the directory holds damage. [`OnDamage::Refuse`] unless told otherwise.
+    pub fn on_damage(mut self, on_damage: OnDamage) -> Self {
+        self.on_damage = on_damage;
         self
     }
 
@@ -212,12 +297,25 @@ impl BrokerBuilder {
     /// The broker.
     ///
     /// # Errors
-    /// [`OpenError::Unsupported`]: the engine cannot keep what [`require`](Self::require) asked for. Memory keeps everything.
+    /// [`OpenError::Unsupported`]: the engine cannot keep what [`require`](Self::require) asked for. With a directory, what is wrong with it.
     pub fn build(self) -> Result<Broker, OpenError> {
-        let capabilities = Capabilities::all();
+        let capabilities = capabilities_of(self.dir.is_some());
         if let Some(&capability) = self.required.iter().find(|required| !capabilities.contains(**required)) {
             return Err(OpenError::Unsupported { capability });
         }
-        Ok(Broker::on(self.line.unwrap_or_else(|| line_of(SystemClock))))
+        let line = self.line.unwrap_or_else(|| line_of(SystemClock));
+        let Some(dir) = self.dir else { return Ok(Broker::on(line)) };
+        let opened = Store::open(&dir, self.durability, self.on_damage)?;
+        let line = line.not_before(opened.recovered.now);
+        let core = BrokerCore::new(line, Some(opened.store), opened.recovered);
+        Ok(Broker { presence: Arc::new(Presence { core, report: opened.report }) })
+    }
+}
+
+fn capabilities_of(on_disk: bool) -> Capabilities {
+    if on_disk {
+        Capabilities::all_but(&[Capability::Seek, Capability::Snapshots, Capability::Transactions])
+    } else {
+        Capabilities::all()
     }
 }

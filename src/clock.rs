@@ -172,6 +172,14 @@ impl Line {
         }
     }
 
+    /// The same line, but never before `at`, where it was once. A clock that is set by hand stands where it is set.
+    pub(crate) fn not_before(self, at: Tick) -> Line {
+        match self.0 {
+            Kind::System { start, base } => Line(Kind::System { start, base: base.max(at) }),
+            manual @ Kind::Manual(_) => Line(manual),
+        }
+    }
+
     pub(crate) fn is_manual(&self) -> bool {
         matches!(self.0, Kind::Manual(_))
     }

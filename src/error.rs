@@ -69,10 +69,76 @@ impl<E> From<PublishAllError<E>> for Error {
     }
 }
 
-/// Why a broker could not be built.
+/// What went wrong with the disk under a broker: in a few words, for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct StorageFault {
+    is_full: bool,
+    reason: &'static str,
+}
+
+impl StorageFault {
+    pub(crate) const FULL: StorageFault =
+        StorageFault { is_full: true, reason: "the disk is full: try again when there is space" };
+
+    pub(crate) fn new(reason: &'static str) -> Self {
+        StorageFault { is_full: false, reason }
+    }
+
+    /// Whether the disk is full. Then the same call succeeds once there is space; otherwise the broker accepts nothing more until its directory is opened again.
+    pub fn is_full(&self) -> bool {
+        self.is_full
+    }
+}
+
+impl fmt::Display for StorageFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.reason)
+    }
+}
+
+/// Why a broker could not be built. Nothing in its directory was changed, unless `Io` struck while it was put in order: the next attempt finds all of it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
+    /// Another broker has the directory open, in this process or another.
+    #[error("the directory is open already")]
+    AlreadyOpen,
+    /// The directory holds something else.
+    #[error("the directory is no broker's: it holds other files, such as {name:?}")]
+    Foreign {
+        /// One of these.
+        name: String,
+    },
+    /// Something that was accepted cannot be read any more. [`OnDamage::Continue`](crate::OnDamage::Continue) opens with the rest.
+    #[error("{file}, at byte {offset}, {len} bytes: {what}")]
+    Damaged {
+        /// The file, in the broker's directory.
+        file: String,
+        /// Where in it.
+        offset: u64,
+        /// How many bytes; 0 when the file is not there.
+        len: u64,
+        /// What is wrong.
+        what: String,
+    },
+    /// A newer version of this crate wrote it.
+    #[error("{file} is of a format that this version does not know: {what}")]
+    Version {
+        /// The file, in the broker's directory.
+        file: String,
+        /// What is not known.
+        what: String,
+    },
+    /// The disk failed, or is full.
+    #[error("{verb} {file}: {reason}")]
+    Io {
+        /// What was tried.
+        verb: &'static str,
+        /// The file, in the broker's directory.
+        file: String,
+        /// What the disk said.
+        reason: String,
+    },
     /// The engine cannot keep what [`BrokerBuilder::require`](crate::BrokerBuilder::require) asked for.
     #[error("this engine cannot keep {capability:?}")]
     Unsupported {
@@ -149,6 +215,12 @@ pub enum CreateError {
     /// The broker is shut down.
     #[error("the broker is shut down")]
     Closed,
+    /// The disk failed, or is full. Nothing changed.
+    #[error("{fault}")]
+    Storage {
+        /// What it said.
+        fault: StorageFault,
+    },
 }
 
 /// Why options were not changed. Nothing changed.
@@ -169,6 +241,12 @@ pub enum UpdateError {
     /// The broker is shut down.
     #[error("the broker is shut down")]
     Closed,
+    /// The disk failed, or is full. Nothing changed.
+    #[error("{fault}")]
+    Storage {
+        /// What it said.
+        fault: StorageFault,
+    },
 }
 
 impl From<RecvError> for UpdateError {
@@ -176,6 +254,7 @@ impl From<RecvError> for UpdateError {
         match error {
             RecvError::Closed => UpdateError::Closed,
             RecvError::Deleted => UpdateError::Deleted,
+            RecvError::Storage { fault } => UpdateError::Storage { fault },
         }
     }
 }
@@ -185,6 +264,7 @@ impl From<RecvError> for CreateError {
         match error {
             RecvError::Closed => CreateError::Closed,
             RecvError::Deleted => CreateError::Deleted,
+            RecvError::Storage { fault } => CreateError::Storage { fault },
         }
     }
 }
@@ -199,6 +279,12 @@ pub enum DeleteError {
     /// The broker is shut down.
     #[error("the broker is shut down")]
     Closed,
+    /// The disk failed, or is full. Nothing changed.
+    #[error("{fault}")]
+    Storage {
+        /// What it said.
+        fault: StorageFault,
+    },
 }
 
 /// Why a message was not published. It never will be, and comes back where trying again could help.
@@ -234,6 +320,22 @@ pub enum PublishError<E> {
         /// What the codec said.
         error: CodecError,
     },
+    /// The disk failed, or is full. Nothing was published, and nothing will be.
+    #[error("{fault}")]
+    Storage {
+        /// The message.
+        message: Message<E>,
+        /// What the disk said.
+        fault: StorageFault,
+    },
+    /// The disk failed under way: whether it was published is known when the directory is opened again.
+    #[error("the outcome is unknown until the directory is opened again: {fault}")]
+    Indeterminate {
+        /// The message, unless it cannot come back.
+        message: Option<Message<E>>,
+        /// What the disk said.
+        fault: StorageFault,
+    },
 }
 
 /// [`PublishError`] without its message.
@@ -264,6 +366,18 @@ pub enum PublishErrorKind {
     /// A closure of the topic panicked on the event.
     #[error("a closure of the topic panicked on the event")]
     Panicked,
+    /// The disk failed, or is full. Nothing was published, and nothing will be.
+    #[error("{fault}")]
+    Storage {
+        /// What it said.
+        fault: StorageFault,
+    },
+    /// The disk failed under way: whether this took effect is known when the directory is opened again.
+    #[error("the outcome is unknown until the directory is opened again: {fault}")]
+    Indeterminate {
+        /// What it said.
+        fault: StorageFault,
+    },
 }
 
 impl<E> PublishError<E> {
@@ -278,11 +392,13 @@ impl<E> PublishError<E> {
             PublishError::TooLarge(_) => PublishErrorKind::TooLarge,
             PublishError::Panicked(_) => PublishErrorKind::Panicked,
             PublishError::Encode { .. } => PublishErrorKind::Encode,
+            PublishError::Storage { fault, .. } => PublishErrorKind::Storage { fault: *fault },
+            PublishError::Indeterminate { fault, .. } => PublishErrorKind::Indeterminate { fault: *fault },
         }
     }
 
-    /// The message that was not published.
-    pub fn into_message(self) -> Message<E> {
+    /// The message that was not published, or, after [`Indeterminate`](Self::Indeterminate), may not have been; there it may be gone.
+    pub fn into_message(self) -> Option<Message<E>> {
         match self {
             PublishError::Full(message)
             | PublishError::Timeout(message)
@@ -291,7 +407,9 @@ impl<E> PublishError<E> {
             | PublishError::Closed(message)
             | PublishError::TooLarge(message)
             | PublishError::Panicked(message)
-            | PublishError::Encode { message, .. } => message,
+            | PublishError::Encode { message, .. }
+            | PublishError::Storage { message, .. } => Some(message),
+            PublishError::Indeterminate { message, .. } => message,
         }
     }
 
@@ -306,6 +424,10 @@ impl<E> PublishError<E> {
             PublishErrorKind::Panicked => PublishError::Panicked(message),
             PublishErrorKind::Encode => {
                 PublishError::Encode { message, error: CodecError::new(PublishErrorKind::Encode.to_string()) }
+            }
+            PublishErrorKind::Storage { fault } => PublishError::Storage { message, fault },
+            PublishErrorKind::Indeterminate { fault } => {
+                PublishError::Indeterminate { message: Some(message), fault }
             }
         }
     }
@@ -385,6 +507,18 @@ pub enum CommitReason {
     /// The broker is shut down.
     #[error("the broker is shut down")]
     Closed,
+    /// The disk failed, or is full. Nothing of it took effect.
+    #[error("{fault}")]
+    Storage {
+        /// What it said.
+        fault: StorageFault,
+    },
+    /// The disk failed under way: whether this took effect is known when the directory is opened again.
+    #[error("the outcome is unknown until the directory is opened again: {fault}")]
+    Indeterminate {
+        /// What it said.
+        fault: StorageFault,
+    },
 }
 
 impl From<PublishErrorKind> for CommitReason {
@@ -397,6 +531,8 @@ impl From<PublishErrorKind> for CommitReason {
             PublishErrorKind::TooLarge => CommitReason::TooLarge,
             PublishErrorKind::Panicked => CommitReason::Panicked,
             PublishErrorKind::Encode => CommitReason::Encode { error: CodecError::new(kind.to_string()) },
+            PublishErrorKind::Storage { fault } => CommitReason::Storage { fault },
+            PublishErrorKind::Indeterminate { fault } => CommitReason::Indeterminate { fault },
         }
     }
 }
@@ -411,6 +547,12 @@ pub enum RecvError {
     /// The subscription or its topic was deleted.
     #[error("the subscription was deleted")]
     Deleted,
+    /// The disk failed, or is full. Nothing was received.
+    #[error("{fault}")]
+    Storage {
+        /// What it said.
+        fault: StorageFault,
+    },
 }
 
 /// Why nothing was received at once.
@@ -426,6 +568,12 @@ pub enum TryRecvError {
     /// The subscription or its topic was deleted.
     #[error("the subscription was deleted")]
     Deleted,
+    /// The disk failed, or is full. Nothing was received.
+    #[error("{fault}")]
+    Storage {
+        /// What it said.
+        fault: StorageFault,
+    },
 }
 
 /// Why nothing was received in time.
@@ -441,6 +589,12 @@ pub enum RecvTimeoutError {
     /// The subscription or its topic was deleted.
     #[error("the subscription was deleted")]
     Deleted,
+    /// The disk failed, or is full. Nothing was received.
+    #[error("{fault}")]
+    Storage {
+        /// What it said.
+        fault: StorageFault,
+    },
 }
 
 impl From<RecvError> for TryRecvError {
@@ -448,6 +602,7 @@ impl From<RecvError> for TryRecvError {
         match error {
             RecvError::Closed => TryRecvError::Closed,
             RecvError::Deleted => TryRecvError::Deleted,
+            RecvError::Storage { fault } => TryRecvError::Storage { fault },
         }
     }
 }
@@ -457,6 +612,7 @@ impl From<RecvError> for RecvTimeoutError {
         match error {
             RecvError::Closed => RecvTimeoutError::Closed,
             RecvError::Deleted => RecvTimeoutError::Deleted,
+            RecvError::Storage { fault } => RecvTimeoutError::Storage { fault },
         }
     }
 }
@@ -483,6 +639,18 @@ pub enum SettleError {
     /// The subscription or its topic was deleted: there is nothing left to settle.
     #[error("the subscription was deleted")]
     Deleted,
+    /// The disk failed, or is full. It holds while this broker lives, and a crash undoes it.
+    #[error("{fault}")]
+    Storage {
+        /// What it said.
+        fault: StorageFault,
+    },
+    /// The disk failed under way: whether this took effect is known when the directory is opened again.
+    #[error("the outcome is unknown until the directory is opened again: {fault}")]
+    Indeterminate {
+        /// What it said.
+        fault: StorageFault,
+    },
 }
 
 impl From<RecvError> for SettleError {
@@ -490,6 +658,7 @@ impl From<RecvError> for SettleError {
         match error {
             RecvError::Closed => SettleError::Closed,
             RecvError::Deleted => SettleError::Deleted,
+            RecvError::Storage { fault } => SettleError::Storage { fault },
         }
     }
 }
@@ -513,6 +682,12 @@ pub enum SeekError {
     /// The subscription or its topic was deleted.
     #[error("the subscription was deleted")]
     Deleted,
+    /// The disk failed, or is full. Nothing changed.
+    #[error("{fault}")]
+    Storage {
+        /// What it said.
+        fault: StorageFault,
+    },
 }
 
 impl From<RecvError> for SeekError {
@@ -520,6 +695,7 @@ impl From<RecvError> for SeekError {
         match error {
             RecvError::Closed => SeekError::Closed,
             RecvError::Deleted => SeekError::Deleted,
+            RecvError::Storage { fault } => SeekError::Storage { fault },
         }
     }
 }

@@ -156,6 +156,8 @@
 
 #[cfg(feature = "async")]
 mod asynchronous;
+#[allow(dead_code, reason = "nothing above uses it yet")]
+mod binary;
 mod broker;
 mod channel;
 mod clock;
@@ -168,6 +170,8 @@ mod few;
 pub mod guide;
 mod handles;
 pub mod inbox;
+#[allow(dead_code, reason = "nothing above uses it yet")]
+mod journal;
 mod log;
 mod message;
 mod name;
@@ -185,7 +189,9 @@ mod transaction;
 
 pub use broker::{Broker, BrokerBuilder};
 pub use clock::{Clock, ManualClock, SystemClock};
-pub use codec::Codec;
+#[cfg(feature = "json")]
+pub use codec::Json;
+pub use codec::{Codec, Encoded};
 pub use error::{
     CodecError, CommitReason, CreateError, DeleteError, Error, OpenError, PublishAllError, PublishError,
     PublishErrorKind, RecvError, RecvTimeoutError, Result, SeekError, SettleError, TryRecvError, UpdateError,
@@ -194,10 +200,10 @@ pub use handles::{Batch, BatchIter, Delivery};
 pub use message::{IdempotencyId, Message, MessageId, MessageRef, ParseMessageIdError};
 pub use name::NameError;
 pub use options::{
-    Capabilities, Capability, Capacity, DedupWindow, DeliveryMode, MessageStatus, Overflow, Retention,
-    RetryPolicy, Seek, Start,
+    Capabilities, Capability, Capacity, DedupWindow, DeliveryMode, Durability, MessageStatus, OnDamage,
+    Overflow, Retention, RetryPolicy, Seek, Start,
 };
-pub use stats::{BrokerStats, ShutdownReport, SubscriptionStats, TopicStats};
+pub use stats::{BrokerStats, RecoveryReport, ShutdownReport, SubscriptionStats, TopicStats};
 pub use subscribe::{DeadLetter, SubscriptionBuilder, SubscriptionUpdate};
 pub use subscription::Subscription;
 pub use topic::{Receipt, Topic, TopicBuilder, TopicUpdate};

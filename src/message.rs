@@ -199,6 +199,14 @@ impl IdempotencyId {
             Id::Text(text) => text.len(),
         }
     }
+
+    /// A UUID's 16 bytes, or the text of any other id.
+    pub(crate) fn as_uuid_or_text(&self) -> Result<&[u8; 16], &str> {
+        match &self.0 {
+            Id::Uuid(uuid) => Ok(uuid.as_bytes()),
+            Id::Text(text) => Err(text),
+        }
+    }
 }
 
 impl From<Uuid> for IdempotencyId {

@@ -282,6 +282,29 @@ impl Default for RetryPolicy {
     }
 }
 
+/// How safe a message is when its publish returns, on disk; see [`BrokerBuilder::durability`](crate::BrokerBuilder::durability).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Durability {
+    /// It survives a power cut: it is synced before anybody sees it. Publishers that come together share a sync.
+    #[default]
+    Always,
+    /// It survives a crash of the process; a power cut loses at most the newest of this time. A thread of the broker's syncs that often.
+    Interval(Duration),
+    /// It survives a crash of the process. The system writes it to the disk when it likes.
+    Os,
+}
+
+/// What opening a directory does that holds damage; see [`BrokerBuilder::on_damage`](crate::BrokerBuilder::on_damage).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnDamage {
+    /// It is an error that says what is damaged, and nothing is changed.
+    #[default]
+    Refuse,
+    /// It opens with the rest. What is damaged is copied aside, and [`Broker::recovery`](crate::Broker::recovery) says what is gone.
+    Continue,
+}
+
 /// What an engine can keep; see [`Broker::capabilities`](crate::Broker::capabilities).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
@@ -312,10 +335,12 @@ pub enum Capability {
     Capacity,
     /// `release` without spending an attempt.
     Release,
+    /// Acks and publishes that take effect together.
+    Transactions,
 }
 
 impl Capability {
-    pub(crate) const ALL: [Capability; 13] = [
+    pub(crate) const ALL: [Capability; 14] = [
         Capability::Sequences,
         Capability::Dedup,
         Capability::IdempotencyConflict,
@@ -329,6 +354,7 @@ impl Capability {
         Capability::Snapshots,
         Capability::Capacity,
         Capability::Release,
+        Capability::Transactions,
     ];
 }
 
@@ -342,6 +368,11 @@ pub struct Capabilities {
 impl Capabilities {
     pub(crate) fn all() -> Self {
         Capabilities { kept: Capability::ALL.to_vec() }
+    }
+
+    pub(crate) fn all_but(lacking: &[Capability]) -> Self {
+        let kept = Capability::ALL.into_iter().filter(|capability| !lacking.contains(capability));
+        Capabilities { kept: kept.collect() }
     }
 
     /// Whether the engine keeps this.

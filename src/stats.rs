@@ -38,6 +38,20 @@ pub struct SubscriptionStats {
     pub oldest_unsettled_age: Option<Duration>,
 }
 
+/// What opening a directory found; see [`Broker::recovery`](crate::Broker::recovery).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RecoveryReport {
+    /// Changes that were read from the journal, beside those that a checkpoint held. 0 in memory.
+    pub replayed: u64,
+    /// How many of them were not known to be synced: the end was unclean, and they were written again and synced.
+    pub rewritten: u64,
+    /// What is damaged, in words, with file and place. With [`OnDamage::Refuse`](crate::OnDamage::Refuse) only what lost nothing, because another copy served.
+    pub damaged: Vec<String>,
+    /// How many changes are gone by that, at most. 0 unless [`OnDamage::Continue`](crate::OnDamage::Continue) was said.
+    pub lost: u64,
+}
+
 /// What one topic holds and did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]

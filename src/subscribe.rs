@@ -310,6 +310,7 @@ impl<E: Send + Sync + 'static> SubscriptionBuilder<E> {
             Ok(core) => Ok(Subscription { core, topic }),
             Err(SubscribeError::Ended(error)) => Err(self.on_ended(error)),
             Err(SubscribeError::Exists(_)) => Err(CreateError::AlreadyExists),
+            Err(SubscribeError::Storage(fault)) => Err(CreateError::Storage { fault }),
         }
     }
 
@@ -325,16 +326,23 @@ impl<E: Send + Sync + 'static> SubscriptionBuilder<E> {
             None => match topic.core.subscribe(plan) {
                 Ok(core) => return Ok(Subscription { core, topic }),
                 Err(SubscribeError::Ended(error)) => return Err(self.on_ended(error)),
+                Err(SubscribeError::Storage(fault)) => return Err(CreateError::Storage { fault }),
                 Err(SubscribeError::Exists(existing)) => existing,
             },
         };
         self.compare(&core)?;
+        if let Some(filter) = &self.filter_fn {
+            // Read back from disk, it waits for its closure. Of two who come with one, the first has given it.
+            core.give_filter_fn(filter.clone());
+            core.topic.receivers.wake_all_of(core.id);
+        }
         Ok(Subscription { core, topic })
     }
 
     fn on_ended(&self, error: RecvError) -> CreateError {
         match error {
             RecvError::Deleted => CreateError::NotFound,
+            RecvError::Storage { fault } => CreateError::Storage { fault },
             RecvError::Closed => CreateError::Closed,
         }
     }
@@ -400,7 +408,11 @@ impl<E: Send + Sync + 'static> SubscriptionBuilder<E> {
             (
                 "filter_fn",
                 "the subscription's own".to_owned(),
-                self.filter_fn.as_ref().map(|_| "a second closure".to_owned()),
+                match (core.lacks_filter_fn(), self.filter_fn.is_some()) {
+                    (true, false) => Some("none".to_owned()),
+                    (false, true) => Some("a second closure".to_owned()),
+                    _ => None,
+                },
             ),
         ];
         for (option, stored, asked) in pairs {
@@ -496,6 +508,8 @@ impl<E: Send + Sync + 'static> SubscriptionUpdate<E> {
             .check(&self.subscription.topic, core.mode)
             .map_err(|(option, reason)| UpdateError::InvalidOption { option, reason })?;
         let rules = self.options.apply_to(core.rules());
+        core.record_update(&rules, &self.options.cemetery(), self.options.expire_after)
+            .map_err(|fault| UpdateError::Storage { fault })?;
         core.update(rules, self.options.cemetery(), self.options.expire_after);
         Ok(())
     }

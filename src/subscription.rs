@@ -244,7 +244,9 @@ impl<E: Send + Sync + 'static> Subscription<E> {
         match self.core.ended() {
             Some(RecvError::Closed) => Err(Error::Closed),
             Some(RecvError::Deleted) => Err(Error::Deleted),
+            Some(error @ RecvError::Storage { .. }) => Err(error.into()),
             None => {
+                self.core.record_pause(paused)?;
                 self.core.set_paused(paused);
                 Ok(())
             }

@@ -11,12 +11,16 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::broker::Broker;
-use crate::codec::Codec;
+use crate::codec::{Codec, Raw, Utf8};
 use crate::contain::drop_contained;
 use crate::engine::local::broker::{AnyTopic, Phase};
 use crate::engine::local::publish::{Parcel, Patience};
-use crate::engine::local::topic::{AsBytes, Fingerprint, TopicCore, TopicOptions, Weigh};
+use crate::engine::local::recovered::StoredTopic;
+use crate::engine::local::revival::decode;
+use crate::engine::local::staging::Stored;
+use crate::engine::local::topic::{AsBytes, Fingerprint, TopicConfig, TopicCore, TopicOptions, Weigh};
 use crate::error::{CodecError, CreateError, PublishAllError, PublishError, PublishErrorKind, UpdateError};
+use crate::journal::record::CODEC_LEN_MAX;
 use crate::log::Stage;
 use crate::message::{Message, MessageId};
 use crate::name::Name;
@@ -353,8 +357,11 @@ impl<E: Send + Sync + 'static> TopicBuilder<E> {
     pub fn create(self) -> Result<Topic<E>, CreateError> {
         let name = self.check()?;
         let broker = self.broker.clone();
-        let options = self.options();
-        match register(&broker, &name, || options) {
+        if broker.presence.core.is_recovered(&name) {
+            return Err(CreateError::AlreadyExists);
+        }
+        let options = self.options()?;
+        match register(&broker, &name, || options)? {
             Ok(core) => Ok(Topic { core, broker }),
             Err(_existing) => Err(CreateError::AlreadyExists),
         }
@@ -370,8 +377,8 @@ impl<E: Send + Sync + 'static> TopicBuilder<E> {
         let existing = match broker.presence.core.find_topic(name.as_str()) {
             Some(existing) => existing,
             None => {
-                let options = self.options();
-                match register(&broker, &name, || options) {
+                let options = self.options()?;
+                match self.revive_or_register(&name, options)? {
                     Ok(core) => return Ok(Topic { core, broker }),
                     Err(existing) => existing,
                 }
@@ -408,7 +415,77 @@ impl<E: Send + Sync + 'static> TopicBuilder<E> {
         Ok(name)
     }
 
-    fn options(&self) -> TopicOptions<E> {
+    /// Of a topic that is on disk and that nobody has opened since: with its own options. Else a new one.
+    fn revive_or_register(
+        &self,
+        name: &Name,
+        options: TopicOptions<E>,
+    ) -> Result<Registered<E>, CreateError> {
+        let core = &self.broker.presence.core;
+        let payloads = core.with_recovered(name, |stored| {
+            self.compare_stored(stored, &options)?;
+            let id = |sequence| MessageId::new(stored.number, sequence);
+            let messages = stored.messages.iter();
+            let payloads: Vec<_> =
+                messages.map(|(&sequence, message)| (id(sequence), message.payload.clone())).collect();
+            Ok::<_, CreateError>(payloads)
+        });
+        let (Some(payloads), Some(Stored { codec, .. })) = (payloads, &options.stored) else {
+            return register(&self.broker, name, || options);
+        };
+        let events = decode(codec.as_ref(), &payloads?)
+            .map_err(|reason| CreateError::InvalidOption { option: "codec", reason })?;
+        match core.revive(name, |stored| TopicCore::revive(core, stored, options, events)) {
+            Some(topic) => {
+                topic.resume();
+                Ok(Ok(topic))
+            }
+            // Somebody else was faster, or has deleted it.
+            None => core.find_topic(name.as_str()).map(Err).ok_or(CreateError::NotFound),
+        }
+    }
+
+    fn compare_stored(&self, stored: &StoredTopic, options: &TopicOptions<E>) -> Result<(), CreateError> {
+        let config =
+            TopicConfig { retention: stored.retention, capacity: stored.capacity, dedup: stored.window };
+        self.compare_config(config)?;
+        let there = |is_there: bool| if is_there { "a closure".to_owned() } else { "none".to_owned() };
+        let mismatch = |option, stored: String, asked: String| {
+            Err(CreateError::ConfigMismatch { name: self.name.clone(), option, stored, asked })
+        };
+        if options.codec != stored.codec {
+            let said = |codec: &Option<String>| codec.clone().unwrap_or_else(|| "none".into());
+            return mismatch("codec", said(&stored.codec), said(&options.codec));
+        }
+        if self.fingerprint.is_some() != stored.has_fingerprint {
+            let asked = there(self.fingerprint.is_some());
+            return mismatch("fingerprint", there(stored.has_fingerprint), asked);
+        }
+        if self.weigh.is_some() != stored.has_weigh {
+            return mismatch("weigh", there(stored.has_weigh), there(self.weigh.is_some()));
+        }
+        Ok(())
+    }
+
+    /// How the events become bytes, where they have to.
+    fn stored(&self) -> Result<Option<Stored<E>>, CreateError> {
+        let Some(store) = &self.broker.presence.core.store else { return Ok(None) };
+        let codec = self.codec.clone().or_else(raw_codec).ok_or_else(|| CreateError::InvalidOption {
+            option: "codec",
+            reason: format!(
+                "on disk events are bytes, and {} has no codec of its own: give the topic one",
+                type_name::<E>()
+            ),
+        })?;
+        if codec.name().len() > CODEC_LEN_MAX {
+            let reason = format!("a codec's name has at most {CODEC_LEN_MAX} bytes");
+            return Err(CreateError::InvalidOption { option: "codec", reason });
+        }
+        Ok(Some(Stored { store: store.clone(), codec }))
+    }
+
+    fn options(&self) -> Result<TopicOptions<E>, CreateError> {
+        let stored = self.stored()?;
         let codec = self.codec.clone();
         let by_codec = codec.map(|codec| -> Fingerprint<E> {
             Arc::new(move |event| {
@@ -417,18 +494,20 @@ impl<E: Send + Sync + 'static> TopicBuilder<E> {
                 Ok(hash_of(&bytes))
             })
         });
-        TopicOptions {
+        let codec = stored.as_ref().map(|stored| stored.codec.name().to_owned());
+        Ok(TopicOptions {
             retention: self.retention.unwrap_or_default(),
             capacity: self.capacity.unwrap_or_default(),
             dedup: self.dedup.unwrap_or_default(),
             weigh: self.weigh.clone().or_else(|| raw_bytes().map(Weigh::Raw)).unwrap_or(Weigh::Size),
             fingerprint: self.fingerprint.clone().or(by_codec).or_else(raw_fingerprint),
-            codec: self.codec.as_ref().map(|codec| codec.name().to_owned()),
-        }
+            has_own_fingerprint: self.fingerprint.is_some(),
+            codec: codec.or_else(|| self.codec.as_ref().map(|codec| codec.name().to_owned())),
+            stored,
+        })
     }
 
-    fn compare(&self, core: &TopicCore<E>) -> Result<(), CreateError> {
-        let stored = core.config();
+    fn compare_config(&self, stored: TopicConfig) -> Result<(), CreateError> {
         let mismatch = |option, stored: String, asked: String| {
             Err(CreateError::ConfigMismatch { name: self.name.clone(), option, stored, asked })
         };
@@ -441,6 +520,14 @@ impl<E: Send + Sync + 'static> TopicBuilder<E> {
         if let Some(asked) = self.dedup.filter(|asked| *asked != stored.dedup) {
             return mismatch("dedup", format!("{:?}", stored.dedup), format!("{asked:?}"));
         }
+        Ok(())
+    }
+
+    fn compare(&self, core: &TopicCore<E>) -> Result<(), CreateError> {
+        self.compare_config(core.config())?;
+        let mismatch = |option, stored: String, asked: String| {
+            Err(CreateError::ConfigMismatch { name: self.name.clone(), option, stored, asked })
+        };
         if let Some(asked) = self.codec.as_ref().filter(|asked| core.codec.as_deref() != Some(asked.name())) {
             let stored = core.codec.clone().unwrap_or_else(|| "none".into());
             return mismatch("codec", stored, asked.name().to_owned());
@@ -455,22 +542,41 @@ impl<E: Send + Sync + 'static> TopicBuilder<E> {
     }
 }
 
+/// A topic of one's own making, or else the one that has the name.
+type Registered<E> = Result<Arc<TopicCore<E>>, Arc<dyn AnyTopic>>;
+
 fn register<E: Send + Sync + 'static>(
     broker: &Broker,
     name: &Name,
     options: impl FnOnce() -> TopicOptions<E>,
-) -> Result<Arc<TopicCore<E>>, Arc<dyn AnyTopic>> {
+) -> Result<Registered<E>, CreateError> {
     let core = &broker.presence.core;
     let mut made = None;
-    core.register_topic(name, || {
+    let registered = core.register_topic(name, || {
         let topic = TopicCore::new(name.clone(), core.clone(), options());
-        made = Some(topic.clone());
+        // Under the lock: nobody publishes to it before the journal knows that it is there.
+        made = Some((topic.clone(), topic.add_creation()));
         topic
-    })?;
-    match made {
-        Some(topic) => Ok(topic),
-        None => unreachable!("what is registered was made"),
+    });
+    if let Err(existing) = registered {
+        return Ok(Err(existing));
     }
+    let Some((topic, added)) = made else { unreachable!("what is registered was made") };
+    if let Err(fault) = topic.commit_creation(added) {
+        core.unregister_topic(name.as_str());
+        return Err(CreateError::Storage { fault });
+    }
+    Ok(Ok(topic))
+}
+
+/// Raw bytes and strings are what they are.
+fn raw_codec<E: 'static>() -> Option<Arc<dyn Codec<E>>> {
+    fn only_of<E: 'static, T: 'static>(codec: Arc<dyn Codec<T>>) -> Option<Arc<dyn Codec<E>>> {
+        (&codec as &dyn Any).downcast_ref::<Arc<dyn Codec<E>>>().cloned()
+    }
+    only_of::<E, Bytes>(Arc::new(Raw))
+        .or_else(|| only_of::<E, Vec<u8>>(Arc::new(Raw)))
+        .or_else(|| only_of::<E, String>(Arc::new(Utf8)))
 }
 
 pub(crate) fn parse_name(name: &str) -> Result<Name, CreateError> {
@@ -570,12 +676,12 @@ impl<E: Send + Sync + 'static> TopicUpdate<E> {
         if let Some(ended) = self.topic.core.ended() {
             return Err(ended.into());
         }
-        self.topic.core.update(|config| {
+        let updated = self.topic.core.update(|config| {
             config.retention = self.retention.unwrap_or(config.retention);
             config.capacity = self.capacity.unwrap_or(config.capacity);
             config.dedup = self.dedup.unwrap_or(config.dedup);
         });
-        Ok(())
+        updated.map_err(|fault| UpdateError::Storage { fault })
     }
 }
 

@@ -43,6 +43,7 @@ impl Floor {
 
 /// Every module of the crate's root, and `lib` for the root itself. A new one is added here.
 const FLOORS: &[(&str, Floor)] = &[
+    ("binary", Floor::Words),
     ("codec", Floor::Words),
     ("contain", Floor::Words),
     ("error", Floor::Words),
@@ -55,6 +56,7 @@ const FLOORS: &[(&str, Floor)] = &[
     ("time", Floor::Words),
     ("delivery", Floor::Delivery),
     ("log", Floor::Log),
+    ("journal", Floor::Log),
     ("clock", Floor::Engine),
     ("engine", Floor::Engine),
     ("asynchronous", Floor::Front),

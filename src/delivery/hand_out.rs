@@ -91,6 +91,8 @@ impl Ledger {
     ///
     /// While new messages wait, at most every other hand-out is a redelivery. A message on its last attempt goes alone.
     pub(crate) fn poll_lease(&mut self, ask: Ask, grants: &mut Few<Grant>) -> Decision {
+        // What is remembered of a message is believed with what a look at it finds.
+        let ask = Ask { plain: ask.plain && self.memories.is_none(), ..ask };
         let room = self.rules.outstanding_max.saturating_sub(self.outstanding);
         let want = ask.max.min(room);
         if self.paused || want == 0 {
@@ -112,7 +114,8 @@ impl Ledger {
     /// [`grant_plain`](Self::grant_plain) does what [`poll_lease`](Self::poll_lease) would do, at less cost. For other modes than `AtMostOnce`, and where all up to the tail is plain.
     #[inline]
     pub(crate) fn next_plain(&self, now: Tick, tail: Sequence) -> Option<Sequence> {
-        let nothing_else = self.fresh.is_empty() && self.again.is_empty() && self.examining == 0;
+        let nothing_waits = self.fresh.is_empty() && self.again.is_empty();
+        let nothing_else = nothing_waits && self.examining == 0 && self.memories.is_none();
         let may = !self.paused && self.outstanding < self.rules.outstanding_max && nothing_else;
         if !may || self.poll_timeout().is_some_and(|next| next <= now) {
             return None;

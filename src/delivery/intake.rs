@@ -83,9 +83,13 @@ impl Ledger {
             sequence = sequence.next();
         }
         debug_assert_eq!(sequence, examination.to, "one finding a message");
+        self.drop_memories_if_done();
     }
 
     fn take_in(&mut self, sequence: Sequence, finding: Finding, now: Tick) {
+        if let Some(memory) = self.recollect(sequence) {
+            return self.take_in_again(sequence, finding, memory, now);
+        }
         let (traits, panicked) = match finding {
             Finding::Gone => return self.settle(sequence, None, Outcome::Removed),
             Finding::FilteredOut => {
@@ -154,6 +158,7 @@ impl Ledger {
         }
         if self.settled.settle_range(from, to, Outcome::Removed) > 0 {
             self.note(from, to);
+            self.forget_memories(from, to);
         }
         self.cursor = self.cursor.max(self.settled.low());
     }
@@ -200,6 +205,8 @@ impl Ledger {
         self.delayed.clear();
         self.expiring.clear();
         self.parked.clear();
+        self.burying.clear();
+        self.memories = None;
         self.lanes.clear();
         self.looks.clear();
         self.events.clear();
@@ -220,13 +227,12 @@ impl Ledger {
     pub(crate) fn set_expiries(&mut self, expiry_of: impl Fn(Sequence) -> Tick) {
         self.dissolve_all_runs();
         for sequence in self.entries.keys().copied().collect::<Vec<_>>() {
-            let parked = self.parked.get(&sequence).cloned();
+            let (parked, burying) = (self.parked.remove(&sequence), self.burying.remove(&sequence));
             if let Some(entry) = self.lift(sequence) {
                 self.put(sequence, Entry { expires: expiry_of(sequence), ..entry });
             }
-            if let Some(reason) = parked {
-                self.parked.insert(sequence, reason);
-            }
+            self.parked.extend(parked.map(|reason| (sequence, reason)));
+            self.burying.extend(burying.map(|reason| (sequence, reason)));
         }
     }
 }

@@ -35,6 +35,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::time::Duration;
 
 use crate::delivery::intake::{Examination, Finding};
+use crate::delivery::memories::Memories;
 use crate::delivery::ordering::{Key, Lanes};
 use crate::delivery::retry::{Beyond, Jitter, Reason};
 use crate::delivery::runs::Runs;
@@ -176,8 +177,12 @@ pub(crate) struct Ledger {
     pub(super) delayed: BTreeSet<(Tick, Sequence)>,
     pub(super) expiring: BTreeSet<(Tick, Sequence)>,
     pub(super) parked: BTreeMap<Sequence, Reason>,
+    /// Why those that stand as [`Standing::Burying`] do.
+    pub(super) burying: BTreeMap<Sequence, Reason>,
     pub(super) lanes: Lanes,
     pub(super) examining: u32,
+    /// Of messages that are to be looked at again. Of none: nothing is remembered.
+    pub(super) memories: Option<Box<Memories>>,
     /// Looks under way where keys have an order, and what was found by those that an earlier one keeps waiting.
     pub(super) looks: BTreeMap<Sequence, Option<(Examination, Vec<Finding>)>>,
     pub(super) outstanding: u64,
@@ -207,8 +212,10 @@ impl Ledger {
             delayed: BTreeSet::new(),
             expiring: BTreeSet::new(),
             parked: BTreeMap::new(),
+            burying: BTreeMap::new(),
             lanes: Lanes::default(),
             examining: 0,
+            memories: None,
             looks: BTreeMap::new(),
             outstanding: 0,
             paused: false,
@@ -253,6 +260,11 @@ impl Ledger {
         }
     }
 
+    /// How often it was sought.
+    pub(crate) fn generation(&self) -> u32 {
+        self.generation
+    }
+
     pub(crate) fn cursor(&self) -> Sequence {
         self.cursor
     }
@@ -275,7 +287,7 @@ impl Ledger {
     }
 
     pub(crate) fn parked(&self) -> u64 {
-        self.parked.len() as u64
+        self.parked.len() as u64 + self.remembered_as_parked()
     }
 
     pub(crate) fn set_paused(&mut self, paused: bool) {
@@ -331,6 +343,7 @@ impl Ledger {
             Some(Standing::Parked | Standing::Burying) => MessageStatus::Parked,
             Some(Standing::Fresh | Standing::Again { .. } | Standing::Queued) => MessageStatus::Waiting,
             None if self.runs.values().any(|run| run.holds(sequence)) => MessageStatus::Leased,
+            None if self.is_remembered_as_parked(sequence) => MessageStatus::Parked,
             None => MessageStatus::Waiting,
         }
     }
@@ -362,7 +375,8 @@ impl Ledger {
             Standing::Fresh => drop(self.fresh.remove(&sequence)),
             Standing::Again { turn } => drop(self.again.remove(&(turn, sequence))),
             Standing::Delayed { until } => drop(self.delayed.remove(&(until, sequence))),
-            Standing::Queued | Standing::Burying => {}
+            Standing::Queued => {}
+            Standing::Burying => drop(self.burying.remove(&sequence)),
             Standing::Parked => drop(self.parked.remove(&sequence)),
             Standing::Leased { deadline, .. } => {
                 self.deadlines.remove(&(deadline, sequence));
@@ -386,6 +400,7 @@ impl Ledger {
     pub(super) fn settle(&mut self, sequence: Sequence, key: Option<Key>, outcome: Outcome) {
         if self.settled.settle(sequence, outcome) {
             self.note(sequence, sequence.next());
+            self.forget_memories(sequence, sequence.next());
         }
         self.cursor = self.cursor.max(self.settled.low());
         if let Some(key) = key

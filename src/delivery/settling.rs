@@ -241,13 +241,14 @@ impl Ledger {
         }
         let delay =
             delay.unwrap_or_else(|| retry::delay(&self.rules.retry, entry.attempts, &mut self.jitter));
-        let entry =
-            Entry { releases: 0, not_before: if delay.is_zero() { Tick::ZERO } else { at + delay }, ..entry };
-        self.put_waiting(sequence, entry);
+        let back = if delay.is_zero() { Tick::ZERO } else { at + delay };
+        // Of what was leased no delay runs any more. A filter that panics does so before the publish delay is over, and cannot shorten it.
+        let not_before = back.max(entry.not_before);
+        self.put_waiting(sequence, Entry { releases: 0, not_before, ..entry });
     }
 
     /// Back among the waiting: behind its key, after its delay, or at once.
-    fn put_waiting(&mut self, sequence: Sequence, entry: Entry) {
+    pub(super) fn put_waiting(&mut self, sequence: Sequence, entry: Entry) {
         let first = entry.key.is_none_or(|key| self.lanes.is_head(key, sequence));
         let rotates = entry.attempts > 0 || entry.releases > 1;
         let standing = match entry.not_before {
@@ -294,8 +295,9 @@ impl Ledger {
         }
     }
 
-    fn put_burying(&mut self, sequence: Sequence, entry: Entry, reason: Reason) {
+    pub(super) fn put_burying(&mut self, sequence: Sequence, entry: Entry, reason: Reason) {
         self.put(sequence, Entry { standing: Standing::Burying, ..entry });
+        self.burying.insert(sequence, reason.clone());
         let (generation, attempts) = (self.generation, entry.attempts);
         self.events.push(LedgerEvent::DeadLetter { sequence, generation, attempts, reason });
     }

@@ -2,6 +2,7 @@
 
 mod balance;
 mod commits;
+mod image;
 mod language;
 mod model;
 mod moves;

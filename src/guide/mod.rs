@@ -7,6 +7,7 @@
 //! - [`delivery_states`]: where a message can stand with a subscription, and what moves it.
 //! - [`exactly_once`]: what can fail on the way from a publisher to an effect, and what to use against it.
 //! - [`architecture`]: the floors of the house, and the road a message takes through it.
+//! - [`format`](mod@format): what lies in a broker's directory, to the byte.
 //! - [`testing`]: how each promise is tested.
 //! - [`performance`]: what a message costs, beside what, where we lose and what was tried.
 
@@ -21,6 +22,9 @@ pub mod exactly_once {}
 
 #[doc = include_str!("architecture.md")]
 pub mod architecture {}
+
+#[doc = include_str!("format.md")]
+pub mod format {}
 
 #[doc = include_str!("testing.md")]
 pub mod testing {}

@@ -1,3 +1,5 @@
+mod image;
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;

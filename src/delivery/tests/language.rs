@@ -6,6 +6,7 @@
 //! ack 1 | ack 1/2    by the newest hand-out of message 1, or by its second one; prints `late` if the answer is no
 //! nack 1 | nack 1+5 | release 1 | reject 1 | extend 1+5 | prepare 1 | abort 1 | finish 1 | spare 1       likewise
 //! commit 1 2 3       acks all of them together, or prints how many it cannot: `cannot:2`
+//! restart            the book goes to bytes and comes back; every lease has ended
 //! at 10              it is 10 now; nobody has noticed    tick     now it is noticed     (the ack deadline is 10)
 //! look     a look begins        looked   all looks that have begun are done
 //! is 1               prints where message 1 stands        stats    prints the counters that are not 0
@@ -139,6 +140,7 @@ impl Stage {
             "seek" => rig.ledger.seek_to(seq(number(words[0]))),
             "snapshot" => self.image = Some(rig.ledger.settled().clone()),
             "restore" => rig.ledger.seek_to_image(self.image.clone().expect("a snapshot was taken")),
+            "restart" => rig.restart(),
             "pause" => rig.ledger.set_paused(true),
             "resume" => rig.ledger.set_paused(false),
             "retry-parked" => rig.retry_parked(),

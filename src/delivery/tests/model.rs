@@ -14,7 +14,7 @@ use crate::options::{DeliveryMode, MessageStatus, RetryPolicy};
 const MESSAGES_MAX: usize = 48;
 
 #[derive(Clone, Debug)]
-enum Op {
+pub(super) enum Op {
     Publish { letters: Vec<Letter> },
     Lease { max: u64 },
     Settle { which: usize, how: How },
@@ -31,10 +31,11 @@ enum Op {
     Resume,
     Grave { open: bool },
     RetryParked,
+    Restart,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum How {
+pub(super) enum How {
     Ack,
     Nack(Option<u64>),
     Release,
@@ -46,7 +47,7 @@ enum How {
     Spare,
 }
 
-fn settings() -> impl Strategy<Value = Setting> {
+pub(super) fn settings() -> impl Strategy<Value = Setting> {
     let modes = [DeliveryMode::AtLeastOnce, DeliveryMode::ExactlyOnce, DeliveryMode::AtMostOnce];
     let mode = prop_oneof![4 => Just(modes[0]), 3 => Just(modes[1]), 1 => Just(modes[2])];
     let limit = prop_oneof![
@@ -84,7 +85,7 @@ fn letters() -> impl Strategy<Value = Letter> {
     prop_oneof![3 => key.prop_map(|key| Letter { key, ..Letter::default() }), 1 => special]
 }
 
-fn ops() -> impl Strategy<Value = Op> {
+pub(super) fn ops() -> impl Strategy<Value = Op> {
     let delay = prop_oneof![Just(None), (0..15_u64).prop_map(Some)];
     let how = prop_oneof![
         6 => Just(How::Ack),
@@ -119,17 +120,18 @@ fn ops() -> impl Strategy<Value = Op> {
         2 => Just(Op::Resume),
         2 => any::<bool>().prop_map(|open| Op::Grave { open }),
         1 => Just(Op::RetryParked),
+        1 => Just(Op::Restart),
     ]
 }
 
 /// The ledger and the model, side by side.
-struct Pair {
-    rig: Rig,
+pub(super) struct Pair {
+    pub(super) rig: Rig,
     naive: Naive,
 }
 
 impl Pair {
-    fn new(setting: Setting) -> Self {
+    pub(super) fn new(setting: Setting) -> Self {
         let beyond = match setting.limit {
             Limit::None => Beyond::Retry,
             Limit::Discard(after) => Beyond::Discard { after },
@@ -147,7 +149,7 @@ impl Pair {
         Pair { rig, naive: Naive::new(setting) }
     }
 
-    fn step(&mut self, op: &Op) {
+    pub(super) fn step(&mut self, op: &Op) {
         let before = self.naive.settled();
         let generation_ended = self.act(op);
         self.compare();
@@ -211,6 +213,10 @@ impl Pair {
             Op::RetryParked => {
                 rig.retry_parked();
                 naive.retry_parked();
+            }
+            Op::Restart => {
+                rig.restart();
+                naive.restart();
             }
             _ if count > 0 => return self.topic_act(op, count),
             _ => {}
@@ -330,7 +336,7 @@ fn tally(counts: Counts) -> Tally {
     }
 }
 
-fn cases() -> u32 {
+pub(super) fn cases() -> u32 {
     std::env::var("EVENTFLOW_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(2_000)
 }
 

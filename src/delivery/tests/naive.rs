@@ -4,6 +4,7 @@
 //! sequence; redeliveries by the call that made them available, then by sequence; turns between the two.
 
 mod committing;
+mod restart;
 
 use std::collections::BTreeSet;
 
@@ -227,7 +228,8 @@ impl Naive {
         }
         let delay = delay.unwrap_or(self.setting.retry);
         self.messages[n].releases = 0;
-        self.put_back(n, if delay == 0 { 0 } else { at + delay });
+        // Only a filter fails a message before its publish delay is over.
+        self.put_back(n, if delay == 0 && at <= self.now { 0 } else { at + delay });
     }
 
     fn bury(&mut self, n: usize, reason: &'static str) {

@@ -538,6 +538,17 @@ fn p21_a_filter_that_panics_spends_the_attempt() {
 }
 
 #[test]
+fn p21_a_filter_that_panics_does_not_end_a_publish_delay() {
+    check("publish .?@5 .; lease 9; is 1; next; at 4; lease; at 5; lease", "2#1 Delayed @5 - 1#2");
+    check("ordered; publish a?@5 a; lease; is 1 2; at 5; lease 9", "- Delayed Waiting 1#2 2#1");
+    check("ordered; publish a a?@5; lease 9; ack 1; is 2; at 4; lease; at 5; lease", "1#1 Delayed - 2#2");
+    check("publish .?@5; at 5; lease", "1#2");
+    // The retry delay begins when the message is due.
+    check("retry 3; publish .?@5; lease; next; at 7; lease; at 8; lease", "- @8 - 1#2");
+    check("publish .?@5; lease; at 1; restart; is 1; next; at 4; lease; at 5; lease", "- Delayed @5 - 1#3");
+}
+
+#[test]
 fn a_look_under_way_hides_what_it_looks_at_and_what_is_after_it() {
     check("looks; publish 2; look; publish 1; lease 9; is 1; looked; lease 9", "- Waiting 1#1 2#1 3#1");
     check("looks; publish 1; lease; publish 1; nack 1; look; lease 9; looked; lease 9", "1#1 1#2 2#1");

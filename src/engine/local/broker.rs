@@ -9,9 +9,13 @@ use std::time::{Duration, Instant};
 
 use crate::clock::Line;
 use crate::delivery::ordering::Key;
+use crate::engine::local::recovered::{Recovered, StoredTopic};
 use crate::engine::local::replay::Snapshot;
+use crate::engine::local::store::Store;
 use crate::engine::timer::Timer;
 use crate::engine::waiters::{Look, WaitingRoom};
+use crate::error::StorageFault;
+use crate::journal::record::Record;
 use crate::name::Name;
 use crate::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering, fence};
 use crate::sync::{Mutex, RwLock};
@@ -36,6 +40,10 @@ pub(crate) struct BrokerCore {
     pub(super) snapshots: Mutex<BTreeMap<Name, SnapshotEntry>>,
     /// By the name of the dead-letter topic: who has messages parked for it.
     parked: Mutex<HashMap<Name, Vec<Weak<dyn Parker>>>>,
+    /// None: it is in memory.
+    pub(crate) store: Option<Arc<Store>>,
+    /// On disk: the topics that nobody has opened yet.
+    pub(crate) recovered: Mutex<Recovered>,
 }
 
 /// A snapshot, or the promise of one while it is being taken.
@@ -64,6 +72,10 @@ pub(crate) trait AnyTopic: Send + Sync {
     /// Transactions that wait for space wake and look again.
     fn wake_commits(&self);
     fn run_timeouts(&self);
+    /// Its incarnation.
+    fn number(&self) -> u64;
+    /// On disk: all of it, as records of a checkpoint.
+    fn write_image(&self, out: &mut dyn FnMut(Vec<u8>));
     /// The topic is no more; what it held is dropped by this call.
     fn tear_down(&self);
     /// The snapshot is no more; what only it kept goes.
@@ -94,13 +106,15 @@ pub(crate) trait Parker: Send + Sync {
 }
 
 impl BrokerCore {
-    pub(crate) fn new(line: Line) -> Arc<Self> {
+    pub(crate) fn new(line: Line, store: Option<Arc<Store>>, recovered: Recovered) -> Arc<Self> {
         Arc::new(BrokerCore {
             timer: Timer::new(line.clone()),
             line,
             phase: AtomicU8::new(Phase::Open as u8),
-            incarnations: AtomicU64::new(0),
-            books: AtomicU64::new(0),
+            incarnations: AtomicU64::new(recovered.next_topic.saturating_sub(1)),
+            books: AtomicU64::new(recovered.next_book.saturating_sub(1)),
+            store,
+            recovered: Mutex::new(recovered),
             hasher: RandomState::new(),
             settled: WaitingRoom::new(),
             commits: AtomicUsize::new(0),
@@ -147,7 +161,13 @@ impl BrokerCore {
     }
 
     pub(crate) fn topic_names(&self) -> Vec<String> {
-        self.topics.read().keys().map(|name| name.as_str().to_owned()).collect()
+        let topics = self.topics.read();
+        let mut names: Vec<_> = topics.keys().map(|name| name.as_str().to_owned()).collect();
+        if self.store.is_some() {
+            names.extend(self.recovered.lock().topics().map(|topic| topic.name.as_str().to_owned()));
+            names.sort();
+        }
+        names
     }
 
     pub(crate) fn all_topics(&self) -> Vec<Arc<dyn AnyTopic>> {
@@ -167,6 +187,59 @@ impl BrokerCore {
         let topic = make();
         topics.insert(name.clone(), topic.clone());
         Ok(topic)
+    }
+
+    /// Whether there is a topic of this name on disk that nobody has opened yet.
+    pub(crate) fn is_recovered(&self, name: &Name) -> bool {
+        self.with_recovered(name, |_| ()).is_some()
+    }
+
+    /// True: there was a topic of this name that nobody had opened, and it is deleted.
+    pub(crate) fn delete_recovered(&self, name: &str) -> Result<bool, StorageFault> {
+        let Some(store) = &self.store else { return Ok(false) };
+        let Ok(name) = Name::parse(name) else { return Ok(false) };
+        let Some(number) = self.with_recovered(&name, |topic| topic.number) else { return Ok(false) };
+        let mut unit = Vec::new();
+        Record::TopicDeleted { topic: number }.encode(&mut unit);
+        store.put(&unit)?;
+        // One that was opened meanwhile is deleted like any other.
+        Ok(self.recovered.lock().take_topic(name.as_str()).is_some())
+    }
+
+    pub(crate) fn record_deletion(&self, number: u64) -> Result<(), StorageFault> {
+        let Some(store) = &self.store else { return Ok(()) };
+        let mut unit = Vec::new();
+        Record::TopicDeleted { topic: number }.encode(&mut unit);
+        store.put(&unit)
+    }
+
+    /// It could not be deleted.
+    pub(crate) fn register_again(&self, name: &str, topic: Arc<dyn AnyTopic>) {
+        if let Ok(name) = Name::parse(name) {
+            self.topics.write().entry(name).or_insert(topic);
+        }
+    }
+
+    /// A look at a topic that is on disk and that nobody has opened yet.
+    pub(crate) fn with_recovered<T>(&self, name: &Name, look: impl FnOnce(&StoredTopic) -> T) -> Option<T> {
+        self.store.as_ref()?;
+        let recovered = self.recovered.lock();
+        let topic = recovered.topics().find(|topic| topic.name == *name)?;
+        Some(look(topic))
+    }
+
+    /// Makes a topic that is on disk live. `make` calls no code of a user's. None: somebody else has.
+    pub(crate) fn revive<T: AnyTopic + 'static>(
+        &self,
+        name: &Name,
+        make: impl FnOnce(StoredTopic) -> Arc<T>,
+    ) -> Option<Arc<T>> {
+        // A checkpoint that begins just now waits, or it would find the topic nowhere.
+        let mut topics = self.topics.write();
+        let stored = self.recovered.lock().take_topic(name.as_str())?;
+        let topic = make(stored);
+        topics.insert(name.clone(), topic.clone());
+        Some(topic)
     }
 
     pub(crate) fn unregister_topic(&self, name: &str) -> Option<Arc<dyn AnyTopic>> {
@@ -264,6 +337,37 @@ impl BrokerCore {
         for topic in topics.into_values() {
             topic.wake_everyone();
             topic.tear_down();
+        }
+        if let Some(store) = &self.store {
+            store.leave();
+        }
+    }
+
+    /// What a checkpoint is to hold: everything.
+    pub(super) fn image(&self) -> Vec<Vec<u8>> {
+        let mut chunks = vec![self.numbers()];
+        // Under both locks, so that a topic that somebody opens just now is in one of them.
+        let topics = self.topics.read();
+        self.recovered.lock().topics().for_each(|topic| topic.write_image(&mut |chunk| chunks.push(chunk)));
+        let live: Vec<_> = topics.values().cloned().collect();
+        drop(topics);
+        live.iter().for_each(|topic| topic.write_image(&mut |chunk| chunks.push(chunk)));
+        chunks
+    }
+
+    fn numbers(&self) -> Vec<u8> {
+        let mut unit = Vec::new();
+        Record::Clock { now: self.now() }.encode(&mut unit);
+        let (next_topic, next_book) =
+            (self.incarnations.load(Ordering::SeqCst) + 1, self.books.load(Ordering::SeqCst) + 1);
+        Record::Numbers { hash_key: 0, next_topic, next_book }.encode(&mut unit);
+        unit
+    }
+
+    /// To be asked after something was committed, with nothing locked.
+    pub(super) fn checkpoint_in_time(&self) {
+        if let Some(store) = &self.store {
+            store.checkpoint_in_time(|| self.image(), || self.numbers());
         }
     }
 }

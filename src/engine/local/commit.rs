@@ -337,7 +337,7 @@ impl<E: Send + Sync + 'static> LockedOutput for LockedPosts<'_, E> {
     }
 
     fn refuse(&self, acked: &[Sequence]) -> Option<Append> {
-        refuse_for_space(&self.state, self.parcels, acked)
+        refuse_for_space(&self.state, self.parcels, acked, (0, 0))
     }
 
     fn write(&mut self, now: Tick) {
@@ -500,5 +500,6 @@ fn reason_of(ended: RecvError) -> CommitReason {
     match ended {
         RecvError::Closed => CommitReason::Closed,
         RecvError::Deleted => CommitReason::TopicDeleted,
+        RecvError::Storage { fault } => CommitReason::Storage { fault },
     }
 }

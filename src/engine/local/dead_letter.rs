@@ -10,13 +10,15 @@ use crate::engine::local::topic::TopicCore;
 use crate::log::Spot;
 use crate::message::{Extras, MessageId};
 use crate::name::Name;
+use crate::options::ATTRIBUTE_VALUE_LEN_MAX;
 use crate::sequence::Sequence;
 use crate::time::Tick;
 
 /// Where a subscription's dead letters go: a topic, by name. One that was deleted and created again is the same cemetery.
 pub(crate) struct Cemetery<E> {
     pub(crate) name: Name,
-    topic: Arc<TopicCore<E>>,
+    /// None: nobody has said what its events are since it was read back.
+    topic: Option<Arc<TopicCore<E>>>,
 }
 
 impl<E> Clone for Cemetery<E> {
@@ -27,13 +29,18 @@ impl<E> Clone for Cemetery<E> {
 
 impl<E: Send + Sync + 'static> Cemetery<E> {
     pub(crate) fn new(topic: Arc<TopicCore<E>>) -> Self {
-        Cemetery { name: topic.name.clone(), topic }
+        Cemetery { name: topic.name.clone(), topic: Some(topic) }
+    }
+
+    /// The topic of this name, once there is one.
+    pub(super) fn named(name: Name) -> Self {
+        Cemetery { name, topic: None }
     }
 
     /// The topic that has the name now, if its events are ours.
     fn topic(&self, broker: &BrokerCore) -> Option<Arc<TopicCore<E>>> {
-        if !self.topic.is_deleted() {
-            return Some(self.topic.clone());
+        if let Some(topic) = self.topic.as_ref().filter(|topic| !topic.is_deleted()) {
+            return Some(topic.clone());
         }
         let now = broker.find_topic(self.name.as_str())?;
         now.into_any().downcast::<TopicCore<E>>().ok()
@@ -59,7 +66,7 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         let target = cemetery.as_ref().and_then(|cemetery| cemetery.topic(&self.topic.broker));
         let extras = self.epitaph(&spot, attempts, &reason);
         if let Some(target) = target
-            && target.append_shared(&spot, extras)
+            && target.append_shared(&spot, extras, (self.topic.log.incarnation(), self.id))
         {
             self.change(|ledger| ledger.handle_buried(sequence, generation));
             target.announce();
@@ -85,7 +92,8 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
             ..Extras::default()
         };
         let id = MessageId::new(self.topic.log.incarnation(), spot.sequence());
-        let mut say = |what: &str, value: String| {
+        let mut say = |what: &str, mut value: String| {
+            value.truncate(value.floor_char_boundary(ATTRIBUTE_VALUE_LEN_MAX));
             extras.set_attribute(format!("eventflow.dead_letter.{what}"), value);
         };
         say("topic", self.topic.name.to_string());

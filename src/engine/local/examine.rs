@@ -33,7 +33,7 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         let (published, extras) = self.topic.log.extras(spot);
         let taken = match &self.filter {
             Some(filter) if !filter.matches(|key| message.attribute(key)) => return Finding::FilteredOut,
-            _ => match &self.filter_fn {
+            _ => match self.filter_fn() {
                 None => Some(true),
                 Some(filter) => contained(|| filter(message)),
             },
@@ -97,7 +97,7 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
 
     /// Lets the filter look at what nobody has asked for yet, so that what it does not take is not kept for it.
     pub(super) fn look_ahead(self: &Arc<Self>) {
-        if !self.has_filter() {
+        if !self.has_filter() || self.lacks_filter_fn() {
             return;
         }
         while self.desk.lock().ledger.entries() < AHEAD_MAX && self.examine_next() {}

@@ -3,13 +3,20 @@
 pub(crate) mod broker;
 pub(crate) mod commit;
 pub(crate) mod dead_letter;
+#[cfg(test)]
+mod disk_tests;
 pub(crate) mod examine;
 pub(crate) mod occupancy;
 pub(crate) mod publish;
 pub(crate) mod receive;
 pub(crate) mod reclaim;
+mod recording;
+pub(crate) mod recovered;
 pub(crate) mod replay;
+pub(crate) mod revival;
 pub(crate) mod settle;
+pub(crate) mod staging;
+pub(crate) mod store;
 pub(crate) mod subscription;
 pub(crate) mod topic;
 pub(crate) mod transaction;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::contain::contained;
 use crate::delivery::dedup::Admission;
 use crate::engine::local::occupancy::{Occupancy, Room};
+use crate::engine::local::staging::EncodedMessage;
 use crate::engine::local::subscription::SubscriptionCore;
 use crate::engine::local::topic::{PUBLISHERS, TopicCore, TopicState, Weigh};
 use crate::engine::timer::Alarm;
@@ -28,8 +29,10 @@ use crate::time::Tick;
 pub(crate) struct Parcel<E> {
     /// None once it is in the log.
     pub(crate) message: Option<Message<E>>,
-    weight: u64,
-    content: u64,
+    pub(super) weight: u64,
+    pub(super) content: u64,
+    /// On disk: the message as the journal is to hold it.
+    pub(super) encoded: Vec<u8>,
     pub(crate) receipt: Option<(MessageId, bool)>,
 }
 
@@ -41,6 +44,7 @@ impl<E> Parcel<E> {
             message: self.message.take(),
             weight: self.weight,
             content: self.content,
+            encoded: std::mem::take(&mut self.encoded),
             receipt: self.receipt,
         }
     }
@@ -69,12 +73,14 @@ pub(crate) enum Append {
     MustWait,
     /// The topic is full, and its overflow says to drop the oldest: this one.
     MustDrop(Sequence),
+    /// On disk: what stood against it is known now.
+    LookAgain,
 }
 
 /// What follows an append, outside the lock.
 #[derive(Default)]
 pub(super) struct Aftermath {
-    published: usize,
+    pub(super) published: usize,
     opened_segment: bool,
     /// When the first of the messages dies that carry a life.
     expiry: Option<Tick>,
@@ -85,10 +91,14 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
     /// Checks a message against the limits, and calls the user's `weigh` and `fingerprint`. No lock is held.
     #[inline]
     pub(crate) fn parcel(&self, message: Message<E>) -> Result<Parcel<E>, Refusal<E>> {
-        if message.extras.is_none()
-            && let Some(weight) = self.plain_weight(&message.event)
-        {
-            return Ok(Parcel { message: Some(message), weight, content: 0, receipt: None });
+        if let Some(weight) = self.weight_in_batch(&message) {
+            return Ok(Parcel {
+                message: Some(message),
+                weight,
+                content: 0,
+                encoded: Vec::new(),
+                receipt: None,
+            });
         }
         self.parcel_with_care(message)
     }
@@ -100,6 +110,15 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         let extras = message.extras.as_deref();
         if weight > PAYLOAD_BYTES_MAX || extras.is_some_and(is_too_large) {
             return Err(Refusal { kind: PublishErrorKind::TooLarge, message, encode_error: None });
+        }
+        if let Some(stored) = &self.stored {
+            let own = (!matches!(self.weigh, Weigh::Size)).then_some(weight);
+            return match self.encode(stored, &message, own) {
+                Ok(EncodedMessage { bytes: encoded, weight, content }) => {
+                    Ok(Parcel { message: Some(message), weight, content, encoded, receipt: None })
+                }
+                Err((kind, encode_error)) => Err(Refusal { kind, message, encode_error }),
+            };
         }
         let content = match extras {
             Some(extras) if extras.idempotency_id.is_some() => {
@@ -114,11 +133,11 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             }
             None => return Err(Refusal { kind: PublishErrorKind::Panicked, message, encode_error: None }),
         };
-        Ok(Parcel { message: Some(message), weight, content, receipt: None })
+        Ok(Parcel { message: Some(message), weight, content, encoded: Vec::new(), receipt: None })
     }
 
     /// None: the user's `weigh` panicked.
-    fn weight_of(&self, event: &E) -> Option<u64> {
+    pub(super) fn weight_of(&self, event: &E) -> Option<u64> {
         match &self.weigh {
             Weigh::User(weigh) => contained(|| weigh(event)),
             _ => self.own_weight(event),
@@ -200,6 +219,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
                     self.catch_up();
                     looked_ahead = true;
                 }
+                Append::LookAgain => {}
                 Append::Refused(kind) => return Err(kind),
                 Append::MustDrop(sequence) => self.drop_oldest(sequence, &|_| false),
                 Append::MustWait => {
@@ -241,7 +261,11 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
     /// What a message weighs that may be part of a plain batch: see [`publish_all_plain`](Self::publish_all_plain).
     #[inline]
     pub(crate) fn weight_in_batch(&self, message: &Message<E>) -> Option<u64> {
-        if message.extras.is_some() { None } else { self.plain_weight(&message.event) }
+        if message.extras.is_some() || self.stored.is_some() {
+            None
+        } else {
+            self.plain_weight(&message.event)
+        }
     }
 
     /// [`publish_plain`](Self::publish_plain) of a batch, all of them plain, which together weigh so much. Gives the first's id. They come back if that cannot be.
@@ -292,6 +316,9 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
     }
 
     fn append(self: &Arc<Self>, parcels: &mut [Parcel<E>]) -> Append {
+        if let Some(stored) = &self.stored {
+            return self.append_stored(stored, parcels);
+        }
         let now = self.broker.now();
         let mut after = Aftermath::default();
         {
@@ -302,7 +329,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             if let Err(kind) = self.admit(&mut state, parcels, now) {
                 return Append::Refused(kind);
             }
-            if let Some(refusal) = refuse_for_space(&state, parcels, &[]) {
+            if let Some(refusal) = refuse_for_space(&state, parcels, &[], (0, 0)) {
                 return refusal;
             }
             self.write(&mut state, parcels, now, &mut after);
@@ -416,13 +443,13 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
     }
 
     /// How many subscriptions there are, and whether anybody or anything keeps what is appended now. Under the topic's lock.
-    fn readers(&self, state: &TopicState<E>) -> (u64, bool) {
+    pub(super) fn readers(&self, state: &TopicState<E>) -> (u64, bool) {
         let is_kept = state.config.retention.keep != Keep::UntilAcked || state.books > 0;
         (state.subscriptions, is_kept)
     }
 
     #[inline]
-    fn keep(
+    pub(super) fn keep(
         &self,
         state: &mut TopicState<E>,
         slot: Slot<E>,
@@ -441,7 +468,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         sequence
     }
 
-    fn note_times(
+    pub(super) fn note_times(
         &self,
         state: &mut TopicState<E>,
         sequence: Sequence,
@@ -489,7 +516,16 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
     }
 
     /// Appends a dead letter, which shares the event of its origin, whatever the capacity. False: nobody would keep it.
-    pub(crate) fn append_shared(self: &Arc<Self>, origin: &Spot<E>, extras: Extras) -> bool {
+    /// `from`: the numbers of the topic and the subscription that it leaves.
+    pub(crate) fn append_shared(
+        self: &Arc<Self>,
+        origin: &Spot<E>,
+        extras: Extras,
+        from: (u64, u64),
+    ) -> bool {
+        if let Some(stored) = &self.stored {
+            return self.append_shared_stored(stored, origin, extras, from);
+        }
         // A message that is on this road must not be lost to a closure.
         let weight = self.weight_of(origin.event()).unwrap_or(size_of::<E>() as u64);
         let now = self.broker.now();
@@ -545,7 +581,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
 impl<E> TopicState<E> {
     /// When what is published now is published: never before what was published before it.
     #[inline]
-    fn publish_time(&mut self, now: Tick) -> Tick {
+    pub(super) fn publish_time(&mut self, now: Tick) -> Tick {
         self.last_published = self.last_published.max(now);
         self.last_published
     }
@@ -586,17 +622,19 @@ impl<E> TopicState<E> {
     }
 }
 
-/// `acked`: what is settled together with the publish, in order.
+/// `acked`: what is settled together with the publish, in order. `under_way`: messages and bytes that are not in the log yet.
 pub(super) fn refuse_for_space<E>(
     state: &TopicState<E>,
     parcels: &[Parcel<E>],
     acked: &[Sequence],
+    under_way: (u64, u64),
 ) -> Option<Append> {
     let occupancy = state.occupancy.as_ref()?;
     let new = parcels.iter().filter(|parcel| parcel.receipt.is_none());
     let (messages, bytes) =
         new.fold((0_u64, 0_u64), |(count, bytes), parcel| (count + 1, bytes.saturating_add(parcel.weight)));
-    if messages == 0 || occupancy.has_room_for(messages, bytes, occupancy.room_of(acked)) {
+    let all = (messages.saturating_add(under_way.0), bytes.saturating_add(under_way.1));
+    if messages == 0 || occupancy.has_room_for(all.0, all.1, occupancy.room_of(acked)) {
         return None;
     }
     if !occupancy.could_ever_fit(messages, bytes) {
@@ -612,7 +650,7 @@ pub(super) fn refuse_for_space<E>(
     })
 }
 
-fn id_of<E>(parcel: &Parcel<E>) -> Option<&IdempotencyId> {
+pub(super) fn id_of<E>(parcel: &Parcel<E>) -> Option<&IdempotencyId> {
     parcel.message.as_ref()?.extras.as_ref()?.idempotency_id.as_ref()
 }
 

@@ -79,7 +79,10 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
     /// One new message, where that is all there is to it: no filter, key, delay, life, nothing that comes again, nothing that is due, nobody else who waits. None: look the long way.
     #[inline]
     fn take_plain(self: &Arc<Self>) -> Option<Held<E>> {
-        if self.mode == DeliveryMode::AtMostOnce || self.check_receivable().is_err() {
+        if self.mode == DeliveryMode::AtMostOnce
+            || self.topic.stored.is_some()
+            || self.check_receivable().is_err()
+        {
             return None;
         }
         let now = self.topic.broker.now();
@@ -147,7 +150,7 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
                 look_further: looked_at < LOOK_FURTHER_MAX,
                 nested,
             };
-            let (decision, more, gone, after) = {
+            let (decision, more, gone, attempts, after) = {
                 let mut desk = self.desk.lock();
                 if desk.closed {
                     drop(desk);
@@ -159,11 +162,14 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
                 }
                 let more = desk.ledger.handle_timeout(now, TIMEOUT_BUDGET);
                 let decision = desk.ledger.poll_lease(ask, &mut grants);
+                let attempts = self.record_attempts(&desk.ledger, grants.as_slice());
                 // Under the lock: what the hand-out has settled, the log may let go of once it is dropped.
                 let gone = self.find_all(&mut desk, &mut grants, lots, &mut stale);
-                (decision, more, gone, self.collect(&mut desk, None))
+                (decision, more, gone, attempts, self.collect(&mut desk, None))
             };
+            let settled = after.recorded.filter(|_| self.mode == DeliveryMode::AtMostOnce);
             self.follow_up(after);
+            self.make_hand_out_safe(attempts, settled)?;
             for sequence in gone {
                 self.change(|ledger| ledger.handle_removed(sequence, sequence.next()));
             }

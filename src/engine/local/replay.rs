@@ -8,11 +8,14 @@ use crate::delivery::ledger::{Ledger, Rules};
 use crate::delivery::settled::Settled;
 use crate::engine::local::broker::{AnyTopic, BrokerCore, SnapshotEntry};
 use crate::engine::local::dead_letter::Cemetery;
+use crate::engine::local::store::Added;
 use crate::engine::local::subscription::{FilterFn, SubscriptionCore, unsettled_runs};
 use crate::engine::local::topic::{Book, TopicCore, TopicState};
-use crate::error::{CreateError, DeleteError, RecvError, SeekError};
+use crate::error::{CreateError, DeleteError, RecvError, SeekError, StorageFault};
+use crate::journal::Space;
+use crate::journal::record::Record;
 use crate::name::Name;
-use crate::options::{SNAPSHOT_LIFE, Seek, Start};
+use crate::options::{Capability, Keep, SNAPSHOT_LIFE, Seek, Start};
 use crate::sequence::Sequence;
 use crate::time::Tick;
 
@@ -41,7 +44,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         self: &Arc<Self>,
         plan: Plan<E>,
     ) -> Result<Arc<SubscriptionCore<E>>, SubscribeError<E>> {
-        let created = {
+        let (created, recorded) = {
             // Time and place are looked up first: what is kept can only become less meanwhile, and what is gone by then is marked as such below.
             let wanted = self.place_of(&plan.start);
             let mut state = self.state.lock();
@@ -78,12 +81,27 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
                 }
                 let _marked = desk.ledger.take_news();
             }
+            let rules = desk.ledger.rules().clone();
             drop(desk);
+            let recorded = match &self.stored {
+                Some(stored) => {
+                    // What is staged by now lies before it in the journal.
+                    let unit = subscription.record_of_creation(&rules, start, state.staging.next);
+                    Some(stored.store.add(&unit, Space::Ordinary, None).map_err(SubscribeError::Storage)?)
+                }
+                None => None,
+            };
             books.push(Book::Subscription(subscription.clone()));
             state.books = books.len();
             state.subscriptions += 1;
-            subscription
+            (subscription, recorded)
         };
+        if let (Some(stored), Some(position)) = (&self.stored, recorded)
+            && let Err(error) = stored.store.commit(position)
+        {
+            self.remove_book(created.id);
+            return Err(SubscribeError::Storage(stored.store.fault_of(&error)));
+        }
         self.note_expire_after();
         self.arm();
         self.broker.retry_parked(&self.name);
@@ -217,6 +235,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
 pub(crate) enum SubscribeError<E> {
     Ended(RecvError),
     Exists(Arc<SubscriptionCore<E>>),
+    Storage(StorageFault),
 }
 
 impl<E: Send + Sync + 'static> Book<E> {
@@ -239,6 +258,10 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         if let Some(error) = self.ended() {
             return Err(error.into());
         }
+        if self.topic.stored.is_some() && self.topic.config().retention.keep == Keep::UntilAcked {
+            // What all have settled is let go of on disk one by one, and cannot be brought back after a restart.
+            return Err(SeekError::Unsupported { capability: Capability::Seek });
+        }
         let image = match seek {
             Seek::Snapshot(name) => Some(self.image_of(name)?),
             _ => None,
@@ -257,14 +280,22 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
             (Seek::Latest | Seek::Snapshot(_), None) => Place::At(self.topic.log.tail()),
         };
         let moved = self.move_to(place);
-        self.topic.end_hold(moved.as_deref().unwrap_or_default());
+        let changes = moved.as_ref().map(|(changes, _)| changes.as_slice());
+        self.topic.end_hold(changes.unwrap_or_default());
         self.topic.receivers.wake_all_of(self.id);
         self.topic.broker.wake_commits();
-        moved.map(drop).ok_or(SeekError::Deleted)
+        let (_, recorded) = moved.ok_or(SeekError::Deleted)?;
+        if let (Some(stored), Some(added)) = (&self.topic.stored, recorded) {
+            let position = added.map_err(|fault| SeekError::Storage { fault })?;
+            let committed = stored.store.commit(position);
+            committed.map_err(|error| SeekError::Storage { fault: stored.store.fault_of(&error) })?;
+        }
+        Ok(())
     }
 
     /// Gives what changed for the topic's occupancy. None: the subscription was deleted meanwhile.
-    fn move_to(self: &Arc<Self>, place: Place) -> Option<Vec<(Sequence, Sequence, i64)>> {
+    #[expect(clippy::type_complexity, reason = "called once")]
+    fn move_to(self: &Arc<Self>, place: Place) -> Option<(Vec<(Sequence, Sequence, i64)>, Option<Added>)> {
         let (counts, has_gaps) = self.topic.survey_for_seek();
         self.change(|ledger| {
             let tail = self.topic.log.tail();
@@ -274,13 +305,14 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
                 Place::At(start) => ledger.seek_to(start),
                 Place::Image(image) => ledger.seek_to_image(image),
             }
+            let recorded = self.record_seek(ledger);
             self.topic.mark_gaps(ledger, ledger.low(), has_gaps);
             let _marked = ledger.take_news();
             let mut changes: Vec<_> = before.into_iter().map(|(from, to)| (from, to, -1)).collect();
             if counts {
                 changes.extend(unsettled_runs(ledger, tail).into_iter().map(|(from, to)| (from, to, 1)));
             }
-            changes
+            (changes, recorded)
         })
     }
 
@@ -300,6 +332,9 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
     pub(crate) fn snapshot(self: &Arc<Self>, name: Name, life: Option<Duration>) -> Result<(), CreateError> {
         if let Some(error) = self.ended() {
             return Err(error.into());
+        }
+        if self.topic.stored.is_some() {
+            return Err(CreateError::Unsupported { capability: Capability::Snapshots });
         }
         self.run_timeouts();
         let broker = &self.topic.broker;
@@ -331,7 +366,13 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         match self.ended() {
             Some(RecvError::Closed) => return Err(DeleteError::Closed),
             Some(RecvError::Deleted) => return Err(DeleteError::NotFound),
+            Some(RecvError::Storage { fault }) => return Err(DeleteError::Storage { fault }),
             None => {}
+        }
+        if let Some(stored) = &self.topic.stored {
+            let mut unit = Vec::new();
+            Record::BookDeleted { topic: self.topic.log.incarnation(), book: self.id }.encode(&mut unit);
+            stored.store.put(&unit).map_err(|fault| DeleteError::Storage { fault })?;
         }
         self.topic.remove_book(self.id);
         Ok(())

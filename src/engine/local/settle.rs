@@ -33,8 +33,10 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         };
         // Before what follows, which then lets go of the log's last hold on it.
         drop(held);
+        let recorded = after.recorded;
         self.follow_up(after);
-        expired_unless(done)
+        expired_unless(done)?;
+        self.make_ack_safe(mode, recorded)
     }
 
     /// Settles what can be settled, in order, at the cost of one.
@@ -48,8 +50,12 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
             self.run_timeouts();
         }
         let asked: u64 = grants.iter().map(|grant| grant.len).sum();
-        let settled = self.change(|ledger| grants.iter().map(|&grant| ledger.ack_all(grant)).sum::<u64>());
-        unless_expired(asked - settled.ok_or(SettleError::Deleted)?)
+        let changed =
+            self.change_on_record(|ledger| grants.iter().map(|&grant| ledger.ack_all(grant)).sum::<u64>());
+        let (settled, recorded) = changed.ok_or(SettleError::Deleted)?;
+        let safe = self.make_ack_safe(mode, recorded);
+        unless_expired(asked - settled)?;
+        safe
     }
 
     pub(crate) fn nack(self: &Arc<Self>, ticket: Ticket, delay: Option<Duration>) -> Result<(), SettleError> {

@@ -1,12 +1,13 @@
 //! One subscription: its book under its lock, and what follows from a change in it.
 
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use crate::delivery::filter::Filter;
 use crate::delivery::ledger::{Counts, Ledger, LedgerEvent, Rules};
 use crate::engine::local::dead_letter::Cemetery;
 use crate::engine::local::receive::Held;
+use crate::engine::local::store::Added;
 use crate::engine::local::topic::TopicCore;
 use crate::engine::timer::Alarm;
 use crate::error::RecvError;
@@ -30,7 +31,9 @@ pub(crate) struct SubscriptionCore<E> {
     pub(crate) name: Name,
     pub(crate) topic: Arc<TopicCore<E>>,
     pub(crate) filter: Option<Filter>,
-    pub(crate) filter_fn: Option<FilterFn<E>>,
+    filter_fn: OnceLock<FilterFn<E>>,
+    /// It has a closure that it was read back without: nobody receives before it is given again.
+    awaits_filter_fn: bool,
     pub(crate) ordered: bool,
     pub(crate) mode: DeliveryMode,
     pub(super) desk: Mutex<Desk<E>>,
@@ -86,6 +89,8 @@ pub(super) struct After {
     /// Whether less is outstanding now.
     less_outstanding: bool,
     timeout: Option<Tick>,
+    /// On disk: where the journal has what was settled.
+    pub(super) recorded: Option<Added>,
 }
 
 impl<E: Send + Sync + 'static> SubscriptionCore<E> {
@@ -101,10 +106,27 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         cemetery: Option<Cemetery<E>>,
         start: Sequence,
     ) -> Arc<Self> {
-        let (ordered, mode) = (rules.ordered, rules.mode);
         // The seed only spreads retries; a manual clock makes it the same in each run.
         let seed = topic.broker.now().nanos() ^ id;
         let ledger = Ledger::new(rules, start, seed);
+        Self::with_book(id, name, topic, filter, filter_fn, false, ledger, expire_after, cemetery)
+    }
+
+    /// One that goes on with a book that was read back.
+    #[expect(clippy::too_many_arguments, reason = "as above")]
+    pub(super) fn with_book(
+        id: u64,
+        name: Name,
+        topic: Arc<TopicCore<E>>,
+        filter: Option<Filter>,
+        filter_fn: Option<FilterFn<E>>,
+        awaits_filter_fn: bool,
+        ledger: Ledger,
+        expire_after: Option<Duration>,
+        cemetery: Option<Cemetery<E>>,
+    ) -> Arc<Self> {
+        let (ordered, mode) = (ledger.rules().ordered, ledger.rules().mode);
+        let start = ledger.low();
         let desk = Desk {
             ledger,
             closed: false,
@@ -118,7 +140,8 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
             name,
             topic,
             filter,
-            filter_fn,
+            filter_fn: filter_fn.map(OnceLock::from).unwrap_or_default(),
+            awaits_filter_fn,
             ordered,
             mode,
             desk: Mutex::new(desk),
@@ -152,7 +175,25 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
     }
 
     pub(crate) fn has_filter(&self) -> bool {
-        self.filter.is_some() || self.filter_fn.is_some()
+        self.filter.is_some() || self.has_filter_fn()
+    }
+
+    pub(crate) fn has_filter_fn(&self) -> bool {
+        self.awaits_filter_fn || self.filter_fn.get().is_some()
+    }
+
+    pub(super) fn filter_fn(&self) -> Option<&FilterFn<E>> {
+        self.filter_fn.get()
+    }
+
+    /// It has a closure that is not given again yet.
+    pub(crate) fn lacks_filter_fn(&self) -> bool {
+        self.awaits_filter_fn && self.filter_fn.get().is_none()
+    }
+
+    /// False: it has one.
+    pub(crate) fn give_filter_fn(&self, filter: FilterFn<E>) -> bool {
+        self.awaits_filter_fn && self.filter_fn.set(filter).is_ok()
     }
 
     pub(crate) fn expire_after(&self) -> Option<Duration> {
@@ -204,6 +245,14 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
 
     /// Changes the ledger, and does all that follows before it returns.
     pub(super) fn change<T>(self: &Arc<Self>, act: impl FnOnce(&mut Ledger) -> T) -> Option<T> {
+        self.change_on_record(act).map(|(done, _)| done)
+    }
+
+    /// [`change`](Self::change); on disk also says where the journal has what it settled.
+    pub(super) fn change_on_record<T>(
+        self: &Arc<Self>,
+        act: impl FnOnce(&mut Ledger) -> T,
+    ) -> Option<(T, Option<Added>)> {
         let (done, after) = {
             let mut desk = self.desk.lock();
             if desk.closed {
@@ -212,8 +261,9 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
             let done = act(&mut desk.ledger);
             (done, self.collect(&mut desk, None))
         };
+        let recorded = after.recorded;
         self.follow_up(after);
-        Some(done)
+        Some((done, recorded))
     }
 
     /// The same for one message of a run that was acked where nobody watches, of this segment: what [`collect`](Self::collect) and [`follow_up`](Self::follow_up) come to then.
@@ -257,6 +307,10 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         self.low.store(ledger.low().get(), Ordering::Release);
         ledger.forget_before(self.topic.log.floor());
         let news = ledger.take_news();
+        let recorded = match &self.topic.stored {
+            Some(stored) if !news.is_empty() => Some(self.record_settled(stored, ledger, news.as_slice())),
+            _ => None,
+        };
         let segment_done = segment
             .filter(|_| !news.is_empty())
             .map(|segment| ledger.settled().all_settled(segment.first(), segment.end().min(tail)));
@@ -273,6 +327,7 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
             counted: desk.counted,
             segment_done,
             deliverable: receivers_wait && ledger.has_deliverable(tail),
+            recorded,
             timeout: ledger.poll_timeout().filter(|_| receivers_wait || self.cares_about_time()),
         }
     }
@@ -284,6 +339,11 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         // After the news, for which a publisher may wait: this calls the dead-letter topic's closures.
         if !after.events.is_empty() {
             self.bury_all(after.events);
+        }
+        if let (Some(stored), Some(Ok(position))) = (&self.topic.stored, after.recorded)
+            && stored.store.write_later(position)
+        {
+            self.topic.broker.checkpoint_in_time();
         }
         self.arm(after.timeout);
         // Only then: a shutdown that waits looks by changing the ledger itself, and must not wake itself for ever.
@@ -321,6 +381,7 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         let topic = &self.topic;
         topic.broker.line.is_manual()
             || self.buries.load(Ordering::Relaxed)
+            || self.topic.stored.is_some()
             || self.expire_after().is_some()
             || topic.timed.load(Ordering::Relaxed)
             // A lease that runs out for good makes room for a publisher who waits, and who looks at every subscription's next deadline before it sleeps.

@@ -10,10 +10,11 @@ use crate::delivery::dedup::Dedup;
 use crate::engine::local::broker::{AnyTopic, BrokerCore, Phase, Totals};
 use crate::engine::local::occupancy::Occupancy;
 use crate::engine::local::replay::Snapshot;
+use crate::engine::local::staging::{Staging, Stored};
 use crate::engine::local::subscription::{SubscriptionCore, unsettled_runs};
 use crate::engine::timer::Alarm;
 use crate::engine::waiters::WaitingRoom;
-use crate::error::{CodecError, PublishErrorKind, RecvError};
+use crate::error::{CodecError, PublishErrorKind, RecvError, StorageFault};
 use crate::log::{ResidentLog, Segment, Writer};
 use crate::message::MessageId;
 use crate::name::Name;
@@ -58,8 +59,12 @@ pub(crate) struct TopicOptions<E> {
     pub(crate) weigh: Weigh<E>,
     /// None: payloads cannot be compared.
     pub(crate) fingerprint: Option<Fingerprint<E>>,
+    /// Whether the user gave the fingerprint.
+    pub(crate) has_own_fingerprint: bool,
     /// The codec's name.
     pub(crate) codec: Option<String>,
+    /// None: it is in memory.
+    pub(crate) stored: Option<Stored<E>>,
 }
 
 /// What is changed by an update.
@@ -77,7 +82,9 @@ pub(crate) struct TopicCore<E> {
     pub(crate) log: ResidentLog<E>,
     pub(crate) weigh: Weigh<E>,
     pub(crate) fingerprint: Option<Fingerprint<E>>,
+    pub(crate) has_own_fingerprint: bool,
     pub(crate) codec: Option<String>,
+    pub(crate) stored: Option<Stored<E>>,
     pub(super) state: Mutex<TopicState<E>>,
     /// Who reads the topic. Written under the topic's lock as well, so that an append counts exactly those that exist.
     pub(super) books: RwLock<Vec<Book<E>>>,
@@ -104,6 +111,8 @@ pub(crate) struct TopicCore<E> {
 pub(super) struct TopicState<E> {
     pub(super) config: TopicConfig,
     pub(super) writer: Writer<E>,
+    /// On disk only.
+    pub(super) staging: Staging,
     pub(super) last_published: Tick,
     pub(super) dedup: Dedup,
     pub(super) occupancy: Option<Occupancy>,
@@ -169,6 +178,22 @@ impl<E: Send + Sync + 'static> Book<E> {
 
 impl<E: Send + Sync + 'static> TopicCore<E> {
     pub(crate) fn new(name: Name, broker: Arc<BrokerCore>, options: TopicOptions<E>) -> Arc<Self> {
+        let number = broker.next_incarnation();
+        let is_limited = options.capacity.is_limited();
+        let topic = Self::numbered(name, broker, options, number);
+        if is_limited {
+            topic.start_counting(&mut topic.state.lock());
+        }
+        topic
+    }
+
+    /// One of this incarnation, which does not count its room yet.
+    pub(super) fn numbered(
+        name: Name,
+        broker: Arc<BrokerCore>,
+        options: TopicOptions<E>,
+        number: u64,
+    ) -> Arc<Self> {
         let config =
             TopicConfig { retention: options.retention, capacity: options.capacity, dedup: options.dedup };
         let mut writer = Writer::new();
@@ -177,7 +202,8 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             config,
             last_published: Tick::ZERO,
             dedup: Dedup::new(config.dedup),
-            occupancy: config.capacity.is_limited().then(|| Occupancy::new(config.capacity, writer.next())),
+            occupancy: None,
+            staging: Staging::new(writer.next()),
             writer,
             epoch: 0,
             sweep_from: Sequence::FIRST,
@@ -194,17 +220,19 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         };
         Arc::new(TopicCore {
             name,
-            log: ResidentLog::new(broker.next_incarnation()),
+            log: ResidentLog::new(number),
             broker,
             weigh: options.weigh,
             fingerprint: options.fingerprint,
+            has_own_fingerprint: options.has_own_fingerprint,
             codec: options.codec,
+            stored: options.stored,
             state: Mutex::new(state),
             books: RwLock::new(Vec::new()),
             receivers: WaitingRoom::new(),
             space: WaitingRoom::new(),
             deleted: AtomicBool::new(false),
-            limited: AtomicBool::new(config.capacity.is_limited()),
+            limited: AtomicBool::new(false),
             freed: AtomicU64::new(0),
             timed: AtomicBool::new(false),
             expire_after_min: AtomicU64::new(u64::MAX),
@@ -315,8 +343,13 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         }
     }
 
-    pub(crate) fn update(self: &Arc<Self>, change: impl FnOnce(&mut TopicConfig)) {
+    pub(crate) fn update(self: &Arc<Self>, change: impl Fn(&mut TopicConfig)) -> Result<(), StorageFault> {
         let now = self.broker.now();
+        if let Some(stored) = &self.stored {
+            let mut config = self.config();
+            change(&mut config);
+            stored.store.put(&self.record_of_update(config))?;
+        }
         {
             let mut state = self.state.lock();
             let before = state.config;
@@ -338,11 +371,12 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         self.space.wake_everyone();
         self.sweep();
         self.arm();
+        Ok(())
     }
 
     /// Counts what subscriptions had not settled when the counting began. Each is counted once, under its own lock: what it settles before is not in,
     /// and what it settles after is taken away.
-    fn count_all(&self) {
+    pub(super) fn count_all(&self) {
         let Some(from) = self.state.lock().occupancy.as_ref().map(Occupancy::counted_from) else { return };
         for subscription in self.subscriptions() {
             let runs = {
@@ -497,6 +531,14 @@ impl<E: Send + Sync + 'static> AnyTopic for TopicCore<E> {
         for subscription in self.subscriptions() {
             subscription.run_timeouts();
         }
+    }
+
+    fn number(&self) -> u64 {
+        self.log.incarnation()
+    }
+
+    fn write_image(&self, out: &mut dyn FnMut(Vec<u8>)) {
+        self.write_records(out);
     }
 
     fn tear_down(&self) {

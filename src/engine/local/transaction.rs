@@ -14,7 +14,7 @@ use crate::engine::waiters::Look;
 use crate::error::CommitReason;
 use crate::few::Few;
 use crate::message::{Message, MessageId};
-use crate::options::DeliveryMode;
+use crate::options::{Capability, DeliveryMode};
 use crate::time::Tick;
 
 /// Acks and publishes that are yet to take effect.
@@ -199,6 +199,9 @@ impl TransactionCore {
         if let Some(reason) = self.rare.as_ref().and_then(|rare| rare.doomed.as_ref()) {
             return Verdict::Failed(reason.clone());
         }
+        if self.broker.store.is_some() {
+            return Verdict::Failed(CommitReason::Unsupported { capability: Capability::Transactions });
+        }
         let mut looked_ahead = false;
         loop {
             let (n, lack) = match attempt(
@@ -229,6 +232,7 @@ impl TransactionCore {
                     self.spared = true;
                     return Verdict::Elsewhere(n);
                 }
+                Append::LookAgain => {}
                 Append::Refused(_) | Append::Done => {
                     self.spared = true;
                     return Verdict::Failed(CommitReason::Full);

@@ -1,0 +1,32 @@
+//! The whole broker on a disk that loses power, fails, or is full, in the middle of anything: through the public API alone, and compared with a history that knows nothing of how a broker works.
+
+// From outside, as a program sees it: what is tested here is the house, not this floor.
+extern crate self as eventflow;
+
+mod audit;
+mod compare;
+mod driver;
+mod history;
+mod simulation;
+mod threads;
+mod workloads;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use self::eventflow::{Broker, ManualClock, OpenError};
+use crate::journal::disk::Disk;
+use crate::journal::{Durability, JournalOptions};
+
+/// So short that checkpoints are frequent.
+const SEGMENT_LEN: u64 = 16 << 10;
+
+fn open(disk: Arc<dyn Disk>, clock: &ManualClock) -> Result<Broker, OpenError> {
+    let options = JournalOptions { segment_len: SEGMENT_LEN, ..JournalOptions::new(Durability::Always) };
+    Broker::on_disk(disk, Path::new("/broker"), options, clock.clone())
+}
+
+/// A number that the environment may raise.
+fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}

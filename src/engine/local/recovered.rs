@@ -1,0 +1,470 @@
+//! What a directory tells before anybody has said what its events are: topics, books and messages as bytes, built up from a checkpoint's image and the units since.
+//!
+//! An image is *fuzzy*. It is taken while publishers and subscribers go on, part by part, some time after the position that it counts for: each part reflects every unit before that
+//! position, and possibly some of the later ones, which are then replayed over it. What follows from that:
+//!
+//! | record | over an image that may be newer |
+//! |---|---|
+//! | created, deleted | created again is ignored; so is what is said of a number that was given and is not there: it was deleted |
+//! | updated, paused, attempts, delayed, parked | the last one in the stream wins, and all after the image's position are in the stream |
+//! | settled | once and for all, short of a seek |
+//! | a seek to a generation later than the image's | is done |
+//! | a seek to the image's generation | all before it is in the image, which is as it was read again |
+//! | a seek to an earlier generation | likewise, and what follows up to the image's generation is in it too |
+//! | published | kept, unless it lies below the oldest that was kept, or is kept already. An idempotency id counts from the image's end on: those before are in its dedup window |
+//!
+//! What the parts of an image must hold for this to be right: a topic's next sequence and its dedup window are of one moment; a snapshot is not taken after a book. And of the stream: what concerns a book stands in
+//! the order in which the book changed.
+//!
+//! Where a topic keeps a message only until all have settled it, what nobody needs is dropped on the way: as soon as the stream is past all that the image reflects, which
+//! [`Numbers`](Record::Numbers) in a unit say (it is added when the image is complete), or at the end. So what a seek, or a start before the end, gives to a book that needed by then no other book and no snapshot, is in its unit again, before it
+//! ([`Published`](Record::Published)), or is settled in its unit, behind it.
+
+mod book;
+mod image;
+#[cfg(test)]
+mod tests;
+mod topic;
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
+pub(crate) use self::book::{StoredBook, StoredSnapshot};
+use self::topic::MARGIN;
+pub(crate) use self::topic::{StoredMessage, StoredTopic};
+use crate::delivery::settled::{Outcome, Settled};
+use crate::journal::record::{Messages, Part, Record, SettledRange, SoughtTo, TopicOptions, records};
+use crate::name::Name;
+use crate::sequence::Sequence;
+use crate::time::Tick;
+
+/// Above every message.
+const SEQUENCE_MAX: u64 = 1 << 62;
+
+/// What has been read so far. After an error it is void.
+#[derive(Debug)]
+pub(crate) struct Recovered {
+    /// The latest moment that anything speaks of as past.
+    pub(crate) now: Tick,
+    pub(crate) hash_key: Option<u128>,
+    /// Above every number that was ever given.
+    pub(crate) next_topic: u64,
+    pub(crate) next_book: u64,
+    topics: BTreeMap<u64, StoredTopic>,
+    /// Once all is read.
+    names: BTreeMap<Name, u64>,
+    phase: Phase,
+    /// An image whose other parts follow.
+    open: Option<Open>,
+    /// Topics that have grown since something was dropped from them.
+    grown: Vec<u64>,
+    /// Units are missing: what refers to what they said is no error.
+    lenient: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Image,
+    /// The image may be ahead of the stream.
+    Overlap,
+    /// The state is what the units up to here have made, and nothing else.
+    Exact,
+}
+
+/// An image of which not all parts have been read.
+#[derive(Debug)]
+struct Open {
+    topic: u64,
+    book: u64,
+    bytes: Vec<u8>,
+    of: Of,
+}
+
+/// What an image is of.
+#[derive(Debug, PartialEq, Eq)]
+enum Of {
+    Dedup { next: Sequence, oldest: Sequence, last_published: Tick },
+    Book,
+    Seek { generation: u32 },
+    Snapshot { name: Name, expires: Tick },
+}
+
+/// Where a seek leads.
+enum Place {
+    At(Sequence),
+    Image(Settled),
+    Snapshot(u64),
+}
+
+impl Recovered {
+    pub(crate) fn new() -> Self {
+        Recovered {
+            now: Tick::ZERO,
+            hash_key: None,
+            next_topic: 0,
+            next_book: 0,
+            topics: BTreeMap::new(),
+            names: BTreeMap::new(),
+            phase: Phase::Exact,
+            open: None,
+            grown: Vec::new(),
+            lenient: false,
+        }
+    }
+
+    /// A chunk of the checkpoint; all of them come before the first unit.
+    pub(crate) fn image_chunk(&mut self, bytes: &[u8]) -> Result<(), String> {
+        self.phase = Phase::Image;
+        self.read(bytes)
+    }
+
+    pub(crate) fn unit(&mut self, bytes: &[u8]) -> Result<(), String> {
+        if self.phase == Phase::Image {
+            self.nothing_is_open()?;
+            self.phase = Phase::Overlap;
+        }
+        self.read(bytes)?;
+        self.nothing_is_open()?;
+        // Not before the unit's end: what it publishes again somebody needs who is told of only then.
+        let grown = std::mem::take(&mut self.grown);
+        if self.phase == Phase::Exact {
+            for number in grown {
+                if let Some(topic) = self.topics.get_mut(&number) {
+                    topic.prune(MARGIN);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Units are missing here. What later ones say of what is not known is ignored from now on.
+    pub(crate) fn lost(&mut self) {
+        self.lenient = true;
+    }
+
+    /// All has been read: looks whether it can be so, and drops what nobody needs.
+    pub(crate) fn finish(&mut self) -> Result<(), String> {
+        self.nothing_is_open()?;
+        let mut snapshots = BTreeMap::new();
+        let mut outlived = Vec::new();
+        for topic in self.topics.values_mut() {
+            topic.finish(self.lenient)?;
+            if let Some(other) = self.names.insert(topic.name.clone(), topic.number) {
+                if !self.lenient {
+                    return Err(format!("topics {other} and {} have one name: {}", topic.number, topic.name));
+                }
+                outlived.push(other);
+            }
+            for snapshot in topic.snapshots.values() {
+                if snapshots.insert(snapshot.name.clone(), snapshot.number).is_some() && !self.lenient {
+                    return Err(format!("two snapshots have one name: {}", snapshot.name));
+                }
+            }
+        }
+        outlived.iter().for_each(|number| drop(self.topics.remove(number)));
+        self.phase = Phase::Exact;
+        Ok(())
+    }
+
+    /// By number, and so in the order of their creation.
+    pub(crate) fn topics(&self) -> impl Iterator<Item = &StoredTopic> {
+        self.topics.values()
+    }
+
+    /// Takes the topic out that has this name. After [`finish`](Self::finish).
+    pub(crate) fn take_topic(&mut self, name: &str) -> Option<StoredTopic> {
+        let number = self.names.remove(name)?;
+        self.topics.remove(&number)
+    }
+
+    /// Nothing came of it.
+    pub(crate) fn put_back(&mut self, topic: StoredTopic) {
+        self.names.insert(topic.name.clone(), topic.number);
+        self.topics.insert(topic.number, topic);
+    }
+
+    fn nothing_is_open(&self) -> Result<(), String> {
+        match &self.open {
+            None => Ok(()),
+            Some(open) => Err(broken_off(open)),
+        }
+    }
+
+    fn read(&mut self, bytes: &[u8]) -> Result<(), String> {
+        for record in records(bytes) {
+            let record = record.map_err(|error| error.to_string())?;
+            match self.open.take() {
+                Some(open) => self.go_on(open, &record)?,
+                None => self.record(record)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn record(&mut self, record: Record<'_>) -> Result<(), String> {
+        match record {
+            Record::Clock { now } => self.now = self.now.max(now),
+            Record::Numbers { hash_key, next_topic, next_book } => {
+                return self.numbers(hash_key, next_topic, next_book);
+            }
+            Record::TopicCreated { topic, next, name, options } => {
+                return self.topic_created(topic, next, name, &options);
+            }
+            Record::TopicUpdated { topic, options } => {
+                if let Some(topic) = self.topic(topic)? {
+                    topic.set_options(&options);
+                }
+            }
+            Record::TopicDeleted { topic } => {
+                self.topic(topic)?;
+                self.topics.remove(&topic);
+            }
+            Record::TopicImage { topic, next, oldest, last_published, dedup } => {
+                return self.begin(topic, 0, dedup, Of::Dedup { next, oldest, last_published });
+            }
+            Record::Published { topic, first, at, messages } => {
+                return self.published(topic, first, at, &messages);
+            }
+            Record::BookImage { topic, book, image } => {
+                if self.phase != Phase::Image {
+                    return Err(format!("an image of book {book} that is part of nothing"));
+                }
+                return self.begin(topic, book, image, Of::Book);
+            }
+            of_a_book => return self.record_of_book(of_a_book),
+        }
+        Ok(())
+    }
+
+    fn record_of_book(&mut self, record: Record<'_>) -> Result<(), String> {
+        match record {
+            Record::BookCreated { topic, book, start, end, name, options } => {
+                self.next_book = self.next_book.max(after(book)?);
+                if let Some(topic) = self.topic(topic)? {
+                    topic.create_book(book, place(start)?, place(end)?, name, &options)?;
+                }
+            }
+            Record::BookDeleted { topic, book } => {
+                if let Some(topic) = self.topic_of(topic, book)? {
+                    topic.books.remove(&book);
+                }
+            }
+            Record::SnapshotCreated { topic, book, name, expires, image } => {
+                self.next_book = self.next_book.max(after(book)?);
+                return self.begin(topic, book, image, Of::Snapshot { name, expires });
+            }
+            Record::SnapshotDeleted { topic, book } => {
+                if let Some(topic) = self.topic_of(topic, book)? {
+                    topic.snapshots.remove(&book);
+                }
+            }
+            Record::Sought { topic, book, generation, to } => {
+                let to = match to {
+                    SoughtTo::Sequence(sequence) => Place::At(place(sequence)?),
+                    SoughtTo::Snapshot(snapshot) => Place::Snapshot(snapshot),
+                    SoughtTo::Image(part) => {
+                        return self.begin(topic, book, part, Of::Seek { generation });
+                    }
+                };
+                return self.sought(topic, book, generation, to);
+            }
+            of_its_messages => return self.record_of_messages(of_its_messages),
+        }
+        Ok(())
+    }
+
+    fn record_of_messages(&mut self, record: Record<'_>) -> Result<(), String> {
+        let (topic, book) = match &record {
+            Record::BookUpdated { topic, book, .. }
+            | Record::Paused { topic, book, .. }
+            | Record::Settled { topic, book, .. }
+            | Record::Attempts { topic, book, .. }
+            | Record::Delayed { topic, book, .. }
+            | Record::Parked { topic, book, .. } => (*topic, *book),
+            _ => unreachable!("all others are dealt with above"),
+        };
+        let Some(book) = self.book(topic, book)? else { return Ok(()) };
+        match record {
+            Record::BookUpdated { options, .. } => book.set_options(&options),
+            Record::Paused { paused, .. } => book.change(|ledger| ledger.set_paused(paused)),
+            Record::Settled { ranges, .. } => {
+                for SettledRange { from, to, outcome } in ranges.iter() {
+                    let outcome = Outcome::from_code(outcome.0);
+                    let outcome = outcome.ok_or("messages were settled in a way that means nothing")?;
+                    book.change(|ledger| ledger.replay_settled(from, to, outcome));
+                }
+            }
+            Record::Attempts { ranges, .. } => ranges.iter().for_each(|range| book.attempted(range)),
+            Record::Delayed { sequence, until, attempts, .. } => {
+                let sequence = place(sequence)?;
+                book.change(|ledger| ledger.replay_delayed(sequence, until, attempts));
+            }
+            Record::Parked { sequence, attempts, reason, .. } => {
+                book.parked(place(sequence)?, attempts, reason)
+            }
+            _ => unreachable!("told apart above"),
+        }
+        Ok(())
+    }
+
+    fn numbers(&mut self, hash_key: u128, next_topic: u64, next_book: u64) -> Result<(), String> {
+        if self.hash_key.is_some_and(|known| known != hash_key) {
+            return Err("there are two hash keys".to_owned());
+        }
+        self.hash_key = Some(hash_key);
+        self.next_topic = self.next_topic.max(next_topic);
+        self.next_book = self.next_book.max(next_book);
+        if self.phase == Phase::Overlap {
+            self.phase = Phase::Exact;
+        }
+        Ok(())
+    }
+
+    fn topic_created(
+        &mut self,
+        number: u64,
+        next: Sequence,
+        name: Name,
+        options: &TopicOptions<'_>,
+    ) -> Result<(), String> {
+        self.next_topic = self.next_topic.max(after(number)?);
+        let next = place(next)?;
+        if let Entry::Vacant(vacant) = self.topics.entry(number) {
+            vacant.insert(StoredTopic::new(number, next, name, options));
+        }
+        Ok(())
+    }
+
+    fn published(
+        &mut self,
+        number: u64,
+        first: Sequence,
+        at: Tick,
+        messages: &Messages<'_>,
+    ) -> Result<(), String> {
+        let first = place(first)?;
+        self.now = self.now.max(at);
+        let in_image = self.phase == Phase::Image;
+        let Some(topic) = self.topic(number)? else { return Ok(()) };
+        topic.publish(first, at, messages, in_image);
+        if topic.has_grown() && self.grown.last() != Some(&number) {
+            self.grown.push(number);
+        }
+        Ok(())
+    }
+
+    fn sought(&mut self, topic: u64, book: u64, generation: u32, to: Place) -> Result<(), String> {
+        let lenient = self.lenient;
+        match self.topic_of(topic, book)? {
+            Some(topic) => topic.sought(book, generation, to, lenient),
+            None => Ok(()),
+        }
+    }
+
+    /// None: it was deleted. In an image nothing is told of what was.
+    fn topic(&mut self, number: u64) -> Result<Option<&mut StoredTopic>, String> {
+        if !self.topics.contains_key(&number) {
+            self.must_be_gone("topic", number, self.next_topic)?;
+        }
+        Ok(self.topics.get_mut(&number))
+    }
+
+    /// The topic that has this book, or snapshot; None: one of them was deleted.
+    fn topic_of(&mut self, topic: u64, book: u64) -> Result<Option<&mut StoredTopic>, String> {
+        let Some(found) = self.topic(topic)? else { return Ok(None) };
+        if !found.books.contains_key(&book) && !found.snapshots.contains_key(&book) {
+            self.must_be_gone("book", book, self.next_book)?;
+            return Ok(None);
+        }
+        Ok(self.topics.get_mut(&topic))
+    }
+
+    fn book(&mut self, topic: u64, book: u64) -> Result<Option<&mut StoredBook>, String> {
+        Ok(self.topic_of(topic, book)?.and_then(|topic| topic.books.get_mut(&book)))
+    }
+
+    fn must_be_gone(&self, what: &str, number: u64, next: u64) -> Result<(), String> {
+        if self.lenient || (number < next && self.phase != Phase::Image) {
+            return Ok(());
+        }
+        Err(format!("something is said of {what} {number}, which never was"))
+    }
+}
+
+/// Images that take more than a part.
+impl Recovered {
+    fn begin(&mut self, topic: u64, book: u64, part: Part<'_>, of: Of) -> Result<(), String> {
+        let open = Open { topic, book, bytes: Vec::new(), of };
+        self.add_part(open, part)
+    }
+
+    /// The parts of an image stand one after the other.
+    fn go_on(&mut self, open: Open, record: &Record<'_>) -> Result<(), String> {
+        let part = match *record {
+            Record::TopicImage { topic, next, oldest, last_published, dedup }
+                if topic == open.topic && open.of == (Of::Dedup { next, oldest, last_published }) =>
+            {
+                dedup
+            }
+            Record::BookImage { topic, book, image }
+                if (topic, book) == (open.topic, open.book) && !matches!(open.of, Of::Dedup { .. }) =>
+            {
+                image
+            }
+            _ => return Err(broken_off(&open)),
+        };
+        self.add_part(open, part)
+    }
+
+    fn add_part(&mut self, mut open: Open, part: Part<'_>) -> Result<(), String> {
+        open.bytes.extend_from_slice(part.bytes);
+        if part.more {
+            self.open = Some(open);
+            return Ok(());
+        }
+        let Open { topic: number, book, bytes, of } = open;
+        if let Of::Seek { generation } = of {
+            let settled = Settled::from_image(&bytes).map_err(|error| error.to_string())?;
+            return self.sought(number, book, generation, Place::Image(settled));
+        }
+        let Some(topic) = self.topic(number)? else { return Ok(()) };
+        match of {
+            Of::Dedup { next, oldest, last_published } => {
+                if oldest > next {
+                    return Err(format!("topic {number} keeps {oldest:?} before it has come to {next:?}"));
+                }
+                topic.set_image(place(next)?, oldest, last_published, &bytes)?;
+                self.now = self.now.max(last_published);
+                Ok(())
+            }
+            Of::Book => match topic.books.get_mut(&book) {
+                Some(book) => book.set_image(&bytes),
+                None => Err(format!("an image of book {book}, which never was")),
+            },
+            Of::Snapshot { name, expires } => topic.create_snapshot(book, name, expires, &bytes),
+            Of::Seek { .. } => unreachable!("dealt with above"),
+        }
+    }
+}
+
+fn broken_off(open: &Open) -> String {
+    let Open { topic, book, of, .. } = open;
+    let what = match of {
+        Of::Dedup { .. } => format!("an image of topic {topic}"),
+        Of::Book => format!("an image of book {book}"),
+        Of::Seek { .. } => format!("an image to which book {book} was sought"),
+        Of::Snapshot { .. } => format!("an image of snapshot {book}"),
+    };
+    format!("{what} breaks off")
+}
+
+/// The number after this one.
+fn after(number: u64) -> Result<u64, String> {
+    number.checked_add(1).ok_or_else(|| "a number after which there is none".to_owned())
+}
+
+/// A place in a topic's order.
+fn place(sequence: Sequence) -> Result<Sequence, String> {
+    let is_place = (Sequence::FIRST..=Sequence::new(SEQUENCE_MAX)).contains(&sequence);
+    is_place.then_some(sequence).ok_or_else(|| format!("{sequence:?} is no place of a message"))
+}

@@ -1,0 +1,320 @@
+//! A topic as it is stored.
+
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+
+use crate::delivery::dedup::{Admission, Dedup};
+use crate::delivery::settled::Settled;
+use crate::engine::local::recovered::{Place, StoredBook, StoredSnapshot};
+use crate::journal::record::{BookOptions, Envelope, Messages, TopicOptions};
+use crate::message::{Extras, IdempotencyId};
+use crate::name::Name;
+use crate::options::{Capacity, DedupWindow, Keep, Retention};
+use crate::sequence::Sequence;
+use crate::time::Tick;
+
+/// A topic, its books and its messages, whatever their events are.
+#[derive(Debug)]
+pub(crate) struct StoredTopic {
+    /// Its incarnation.
+    pub(crate) number: u64,
+    pub(crate) name: Name,
+    pub(crate) retention: Retention,
+    pub(crate) capacity: Capacity,
+    pub(crate) window: DedupWindow,
+    /// The codec's name.
+    pub(crate) codec: Option<String>,
+    pub(crate) has_fingerprint: bool,
+    pub(crate) has_weigh: bool,
+    /// The sequence that the next message gets.
+    pub(crate) next: Sequence,
+    pub(crate) last_published: Tick,
+    pub(crate) messages: BTreeMap<Sequence, StoredMessage>,
+    /// By number.
+    pub(crate) books: BTreeMap<u64, StoredBook>,
+    /// By number.
+    pub(crate) snapshots: BTreeMap<u64, StoredSnapshot>,
+    dedup: Dedup,
+    /// The window is another since an id was recorded last. It is set with the next one: what comes before that may be older than the image.
+    window_is_due: bool,
+    /// Ids of messages before it are in the image's window, as far as that held them.
+    ids_from: Sequence,
+    /// What is before it was let go.
+    pub(super) oldest: Sequence,
+    /// With so many messages it is time to look which of them nobody needs.
+    prune_at: usize,
+}
+
+#[derive(Clone)]
+pub(crate) struct StoredMessage {
+    pub(crate) at: Tick,
+    pub(crate) weight: u64,
+    /// What a repeat of its idempotency id is compared with.
+    pub(crate) content: u64,
+    pub(crate) extras: Option<Box<Extras>>,
+    /// Of a dead letter: the topic, and the message there.
+    pub(crate) origin: Option<(u64, Sequence)>,
+    pub(crate) payload: Bytes,
+}
+
+impl std::fmt::Debug for StoredMessage {
+    /// Without the payload, which is to reach no log.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} bytes {:?}", self.payload.len(), self.at)
+    }
+}
+
+/// How far from what is needed, or from the topic's end, a message may lie that a live topic still has though nobody needs it: at most a segment of its log.
+pub(super) const MARGIN: u64 = if cfg!(test) { 2 } else { 256 };
+
+/// So many messages more than were needed the last time, and as many again, are looked through at once.
+pub(super) const PRUNE_STEP: usize = if cfg!(test) { 4 } else { 4_096 };
+
+impl StoredTopic {
+    pub(super) fn new(number: u64, next: Sequence, name: Name, options: &TopicOptions<'_>) -> Self {
+        let mut topic = StoredTopic {
+            number,
+            name,
+            retention: Retention::default(),
+            capacity: Capacity::default(),
+            window: DedupWindow::default(),
+            codec: None,
+            has_fingerprint: false,
+            has_weigh: false,
+            next,
+            last_published: Tick::ZERO,
+            messages: BTreeMap::new(),
+            books: BTreeMap::new(),
+            snapshots: BTreeMap::new(),
+            dedup: Dedup::new(DedupWindow::default()),
+            window_is_due: true,
+            ids_from: next,
+            oldest: next,
+            prune_at: PRUNE_STEP,
+        };
+        topic.set_options(options);
+        topic
+    }
+
+    pub(crate) fn options(&self) -> TopicOptions<'_> {
+        TopicOptions {
+            retention: self.retention,
+            capacity: self.capacity,
+            dedup: self.window,
+            codec: self.codec.as_deref(),
+            has_fingerprint: self.has_fingerprint,
+            has_weigh: self.has_weigh,
+        }
+    }
+
+    /// What is known of idempotency ids, as bytes.
+    pub(super) fn dedup_image(&self) -> Vec<u8> {
+        self.dedup.image()
+    }
+
+    /// Takes out what is known of idempotency ids, with the window set.
+    pub(crate) fn take_dedup(&mut self, now: Tick) -> Dedup {
+        let mut dedup = std::mem::replace(&mut self.dedup, Dedup::new(self.window));
+        dedup.set_window(self.window, now);
+        dedup
+    }
+
+    pub(super) fn set_options(&mut self, options: &TopicOptions<'_>) {
+        let TopicOptions { retention, capacity, dedup, codec, has_fingerprint, has_weigh } = *options;
+        self.retention = retention;
+        self.capacity = capacity;
+        self.window = dedup;
+        self.window_is_due = true;
+        self.codec = codec.map(str::to_owned);
+        self.has_fingerprint = has_fingerprint;
+        self.has_weigh = has_weigh;
+    }
+
+    pub(super) fn set_image(
+        &mut self,
+        next: Sequence,
+        oldest: Sequence,
+        last_published: Tick,
+        dedup: &[u8],
+    ) -> Result<(), String> {
+        // Until the window is set, all that the image remembers counts.
+        let unlimited = DedupWindow::time(std::time::Duration::MAX).max_ids(usize::MAX);
+        let dedup = Dedup::from_image(unlimited, dedup);
+        self.dedup = dedup.map_err(|error| format!("the dedup window of topic {}: {error}", self.number))?;
+        self.window_is_due = true;
+        self.next = self.next.max(next);
+        self.ids_from = next;
+        self.oldest = oldest;
+        self.last_published = self.last_published.max(last_published);
+        Ok(())
+    }
+
+    pub(super) fn publish(&mut self, first: Sequence, at: Tick, messages: &Messages<'_>, in_image: bool) {
+        let mut sequence = first;
+        for (envelope, extras) in messages.iter() {
+            if let Some(id) = extras.as_ref().and_then(|extras| extras.idempotency_id.as_ref())
+                && !in_image
+                && sequence >= self.ids_from
+            {
+                self.remember(id, envelope.content, sequence, at);
+            }
+            if sequence >= self.oldest
+                && let Entry::Vacant(vacant) = self.messages.entry(sequence)
+            {
+                let Envelope { weight, content, origin, payload } = envelope;
+                // A copy of its own: a few messages that stay are not to keep a whole unit.
+                let payload = Bytes::copy_from_slice(payload);
+                vacant.insert(StoredMessage { at, weight, content, extras, origin, payload });
+            }
+            sequence = sequence.next();
+        }
+        self.next = self.next.max(sequence);
+        self.last_published = self.last_published.max(at);
+    }
+
+    fn remember(&mut self, id: &IdempotencyId, content: u64, sequence: Sequence, at: Tick) {
+        if std::mem::take(&mut self.window_is_due) {
+            self.dedup.set_window(self.window, at);
+        }
+        match self.dedup.admit(id, content, at) {
+            Admission::New => {}
+            Admission::Repeat(known) if known == sequence => return,
+            // It was published, so it had been forgotten: under a window that was shorter for a while.
+            Admission::Repeat(_) | Admission::Conflict => self.dedup.forget(id),
+        }
+        self.dedup.record(id, content, sequence, at);
+    }
+
+    pub(super) fn create_book(
+        &mut self,
+        number: u64,
+        start: Sequence,
+        end: Sequence,
+        name: Name,
+        options: &BookOptions<'_>,
+    ) -> Result<(), String> {
+        if let Entry::Vacant(vacant) = self.books.entry(number) {
+            if start > end {
+                return Err(format!("book {number} starts at {start:?}, after its topic's end"));
+            }
+            vacant.insert(StoredBook::new(number, start, end, name, options));
+        }
+        Ok(())
+    }
+
+    pub(super) fn create_snapshot(
+        &mut self,
+        number: u64,
+        name: Name,
+        expires: Tick,
+        image: &[u8],
+    ) -> Result<(), String> {
+        if let Entry::Vacant(vacant) = self.snapshots.entry(number) {
+            let settled = Settled::from_image(image).map_err(|error| format!("snapshot {name}: {error}"))?;
+            vacant.insert(StoredSnapshot { number, name, expires, settled });
+        }
+        Ok(())
+    }
+
+    pub(super) fn sought(
+        &mut self,
+        number: u64,
+        generation: u32,
+        to: Place,
+        lenient: bool,
+    ) -> Result<(), String> {
+        let Some(book) = self.books.get_mut(&number) else { return Ok(()) };
+        if !book.is_news(generation, lenient)? {
+            return Ok(());
+        }
+        let first_kept = self.messages.keys().next().copied();
+        match to {
+            Place::At(start) => book.ledger.seek_to(start),
+            Place::Image(settled) => book.ledger.seek_to_image(settled),
+            Place::Snapshot(snapshot) => match self.snapshots.get(&snapshot) {
+                Some(snapshot) => book.ledger.seek_to_image(snapshot.settled.clone()),
+                // Where it stood is not known any more: then nothing is settled.
+                None if lenient => book.ledger.seek_to(first_kept.unwrap_or(self.next)),
+                None => {
+                    return Err(format!(
+                        "book {number} was sought to snapshot {snapshot}, which is not there"
+                    ));
+                }
+            },
+        }
+        Ok(())
+    }
+
+    pub(super) fn has_grown(&self) -> bool {
+        self.messages.len() >= self.prune_at
+    }
+
+    /// Drops what no book and no snapshot needs, if that is all the topic keeps; but for so many on either side of each that is needed, and at the end.
+    pub(super) fn prune(&mut self, margin: u64) {
+        if self.retention.keep == Keep::UntilAcked {
+            let needed = self.needed();
+            let mut needed = needed.iter().copied().chain([self.next]).peekable();
+            // The last that is needed before the message that is looked at.
+            let mut before = None;
+            self.messages.retain(|&sequence, _| {
+                while let Some(at) = needed.next_if(|&at| at <= sequence) {
+                    before = Some(at);
+                }
+                let is_near = |at: Sequence| at - sequence <= margin && sequence - at <= margin;
+                before == Some(sequence)
+                    || margin > 0 && [before, needed.peek().copied()].into_iter().flatten().any(is_near)
+            });
+        }
+        self.prune_at = self.messages.len() * 2 + PRUNE_STEP;
+    }
+
+    /// Those of its messages that some book or snapshot has not settled, in order.
+    fn needed(&self) -> Vec<Sequence> {
+        let books = self.books.values().map(|book| book.ledger.settled());
+        let all: Vec<_> = books.chain(self.snapshots.values().map(|snapshot| &snapshot.settled)).collect();
+        let Some(low) = all.iter().map(|settled| settled.low()).min() else { return Vec::new() };
+        // Who needs one message mostly needs the next.
+        let mut last = 0;
+        let mut is_needed = |sequence: Sequence| {
+            let needed_by = (last..all.len()).chain(0..last).find(|&n| !all[n].is_settled(sequence));
+            last = needed_by.unwrap_or(last);
+            needed_by.is_some()
+        };
+        self.messages
+            .range(low..)
+            .map(|(&sequence, _)| sequence)
+            .filter(|&sequence| is_needed(sequence))
+            .collect()
+    }
+
+    pub(super) fn finish(&mut self, lenient: bool) -> Result<(), String> {
+        let mut names = BTreeSet::new();
+        let mut reach = self.next;
+        for book in self.books.values_mut() {
+            book.finish();
+            reach = reach.max(book.ledger.reach());
+            if !names.insert(book.name.clone()) && !lenient {
+                return Err(format!("two books of topic {} have one name: {}", self.number, book.name));
+            }
+        }
+        let ends = self.snapshots.values().map(|snapshot| snapshot.settled.end());
+        reach = ends.fold(reach, Sequence::max);
+        if reach > self.next && !lenient {
+            let (number, next) = (self.number, self.next);
+            return Err(format!(
+                "a book of topic {number} knows messages up to {reach:?}, and the topic ends at {next:?}"
+            ));
+        }
+        if reach > Sequence::new(super::SEQUENCE_MAX) {
+            return Err(format!("a book of topic {} reaches beyond every message", self.number));
+        }
+        // What a book knows was there: the number is not given again.
+        self.next = reach;
+        self.prune(0);
+        let floor = self.messages.keys().next().copied().unwrap_or(self.next);
+        self.books.values_mut().for_each(|book| book.ledger.forget_before(floor));
+        Ok(())
+    }
+}

@@ -1,0 +1,404 @@
+//! The road in, on disk: a message is staged under the topic's lock, where it gets its sequence and its place in the journal, and goes into the log when its unit is safe.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::codec::Codec;
+use crate::contain::{contained, drop_contained};
+use crate::delivery::settled::Outcome;
+use crate::engine::local::publish::{Aftermath, Append, Parcel, id_of, refuse_for_space};
+use crate::engine::local::store::{Completion, Store};
+use crate::engine::local::topic::{TopicCore, TopicState};
+use crate::error::{CodecError, PublishErrorKind};
+use crate::journal::record::{
+    Envelope, List, OutcomeCode, OverLimit, Record, SettledRange, encode_message, write_published,
+};
+use crate::journal::{JournalError, Position, Space};
+use crate::log::{Slot, Spot};
+use crate::message::{Extras, IdempotencyId, Message, MessageId};
+use crate::sequence::Sequence;
+use crate::sync::Mutex;
+use crate::time::Tick;
+
+/// What a topic on disk has beside one in memory.
+pub(crate) struct Stored<E> {
+    pub(crate) store: Arc<Store>,
+    pub(crate) codec: Arc<dyn Codec<E>>,
+}
+
+/// A message as the journal is to hold it, and what is to be known of it beside.
+pub(super) struct EncodedMessage {
+    pub(super) bytes: Vec<u8>,
+    pub(super) weight: u64,
+    pub(super) content: u64,
+}
+
+/// What is on its way into the log. Under the topic's lock.
+#[derive(Debug)]
+pub(super) struct Staging {
+    /// The sequence that the next message gets.
+    pub(super) next: Sequence,
+    messages: u64,
+    bytes: u64,
+    /// The last unit that was added.
+    last: Option<Position>,
+}
+
+impl Staging {
+    pub(super) fn new(next: Sequence) -> Self {
+        Staging { next, messages: 0, bytes: 0, last: None }
+    }
+}
+
+/// Messages of one unit, in a row.
+struct Staged<E> {
+    topic: Arc<TopicCore<E>>,
+    first: Sequence,
+    published: Tick,
+    /// Emptied when they go into the log, or back to their publisher.
+    letters: Mutex<Vec<Letter<E>>>,
+    after: Mutex<Aftermath>,
+}
+
+enum Letter<E> {
+    Own {
+        message: Message<E>,
+        weight: u64,
+    },
+    /// A dead letter, which shares the event of its origin.
+    Shared {
+        origin: Spot<E>,
+        extras: Extras,
+        weight: u64,
+    },
+}
+
+impl<E> Letter<E> {
+    fn weight(&self) -> u64 {
+        match self {
+            Letter::Own { weight, .. } | Letter::Shared { weight, .. } => *weight,
+        }
+    }
+
+    fn id(&self) -> Option<&IdempotencyId> {
+        match self {
+            Letter::Own { message, .. } => message.extras.as_ref()?.idempotency_id.as_ref(),
+            Letter::Shared { .. } => None,
+        }
+    }
+}
+
+impl<E: Send + Sync + 'static> Staged<E> {
+    /// What its publisher gets back of it.
+    fn take_back(&self, parcels: &mut [Parcel<E>]) {
+        let letters = std::mem::take(&mut *self.letters.lock());
+        let messages = letters.into_iter().filter_map(|letter| match letter {
+            Letter::Own { message, .. } => Some(message),
+            Letter::Shared { .. } => None,
+        });
+        let lacking = parcels.iter_mut().filter(|parcel| parcel.message.is_none());
+        lacking.zip(messages).for_each(|(parcel, message)| parcel.message = Some(message));
+    }
+
+    fn go_into_log(&self, state: &mut TopicState<E>, letters: Vec<Letter<E>>) -> Vec<Letter<E>> {
+        let topic = &self.topic;
+        let mut after = self.after.lock();
+        let (subscriptions, is_kept) = topic.readers(state);
+        // Units between that found no space on the disk: their messages came to nothing.
+        let gap = self.first - state.writer.next();
+        if gap > 0 {
+            state.writer.skip(gap);
+        }
+        if !is_kept {
+            // Nobody is to get them. They are dropped outside the lock.
+            state.writer.skip(letters.len() as u64);
+            topic.log.publish_tail(&state.writer);
+            return letters;
+        }
+        for letter in letters {
+            let weight = letter.weight();
+            let slot = match letter {
+                Letter::Own { message, .. } => {
+                    if let Some(extras) = &message.extras {
+                        topic.note_times(state, state.writer.next(), self.published, extras, &mut after);
+                    }
+                    Slot::own(message.event, self.published, message.extras)
+                }
+                Letter::Shared { origin, extras, .. } => Slot::shared(&origin, self.published, extras),
+            };
+            topic.keep(state, slot, weight, subscriptions, &mut after);
+            after.published += 1;
+        }
+        topic.log.publish_tail(&state.writer);
+        Vec::new()
+    }
+}
+
+impl<E: Send + Sync + 'static> Completion for Staged<E> {
+    fn complete(&self, outcome: Result<(), JournalError>) {
+        let mut state = self.topic.state.lock();
+        let mut letters = self.letters.lock();
+        state.staging.messages -= letters.len() as u64;
+        state.staging.bytes -= letters.iter().map(Letter::weight).sum::<u64>();
+        match outcome {
+            Ok(()) => {
+                let staged = std::mem::take(&mut *letters);
+                *letters = self.go_into_log(&mut state, staged);
+            }
+            Err(_) => {
+                for id in letters.iter().filter_map(Letter::id) {
+                    state.dedup.forget(id);
+                }
+            }
+        }
+    }
+
+    fn follow_up(self: Arc<Self>) {
+        let after = std::mem::take(&mut *self.after.lock());
+        if after.published > 0 {
+            // What is left nobody keeps.
+            std::mem::take(&mut *self.letters.lock()).into_iter().for_each(drop_contained);
+        }
+        self.topic.follow_up_publish(&after);
+    }
+}
+
+impl<E: Send + Sync + 'static> TopicCore<E> {
+    /// The message as bytes, with its weight: what the journal is to hold of it.
+    pub(super) fn encode(
+        &self,
+        stored: &Stored<E>,
+        message: &Message<E>,
+        weight: Option<u64>,
+    ) -> Result<EncodedMessage, (PublishErrorKind, Option<CodecError>)> {
+        let mut payload = Vec::new();
+        match contained(|| stored.codec.encode(&message.event, &mut payload)) {
+            Some(Ok(())) => {}
+            Some(Err(error)) => return Err((PublishErrorKind::Encode, Some(error))),
+            None => return Err((PublishErrorKind::Panicked, None)),
+        }
+        let weight = weight.unwrap_or(payload.len() as u64);
+        let extras = message.extras.as_deref();
+        let content = match extras {
+            Some(extras) if extras.idempotency_id.is_some() => {
+                let own = match self.fingerprint.as_ref().filter(|_| self.has_own_fingerprint) {
+                    None => None,
+                    Some(fingerprint) => match contained(|| fingerprint(&message.event)) {
+                        Some(Ok(own)) => Some(own),
+                        Some(Err(error)) => return Err((PublishErrorKind::Encode, Some(error))),
+                        None => return Err((PublishErrorKind::Panicked, None)),
+                    },
+                };
+                content_of(extras, own, &payload)
+            }
+            _ => 0,
+        };
+        let mut encoded = Vec::with_capacity(payload.len() + 16);
+        let envelope = Envelope { weight, content, origin: None, payload: &payload };
+        encode_message(&mut encoded, &envelope, extras)
+            .map_err(|OverLimit(_)| (PublishErrorKind::TooLarge, None))?;
+        Ok(EncodedMessage { bytes: encoded, weight, content })
+    }
+
+    /// [`append`](Self::append) on disk: returns when the messages are as safe as was promised, and in the log.
+    pub(super) fn append_stored(self: &Arc<Self>, stored: &Stored<E>, parcels: &mut [Parcel<E>]) -> Append {
+        let now = self.broker.now();
+        let (staged, position) = {
+            let mut state = self.state.lock();
+            if let Some(kind) = self.closed_to_publishers() {
+                return Append::Refused(kind);
+            }
+            if let Err(kind) = self.admit(&mut state, parcels, now) {
+                return Append::Refused(kind);
+            }
+            if let Some(first) = under_way(&state, parcels) {
+                drop(state);
+                // Whether it succeeds or not, it is known then.
+                let _known_then = stored.store.commit(first);
+                return Append::LookAgain;
+            }
+            let more = (state.staging.messages, state.staging.bytes);
+            if let Some(refusal) = refuse_for_space(&state, parcels, &[], more) {
+                return refusal;
+            }
+            match self.stage(&mut state, stored, parcels, now) {
+                Ok(Some(staged)) => staged,
+                Ok(None) => return Append::Done,
+                Err(kind) => return Append::Refused(kind),
+            }
+        };
+        match stored.store.commit(position) {
+            Ok(()) => {
+                self.broker.checkpoint_in_time();
+                Append::Done
+            }
+            Err(error) => {
+                staged.take_back(parcels);
+                let fault = stored.store.fault_of(&error);
+                Append::Refused(match error {
+                    JournalError::Indeterminate(_) => PublishErrorKind::Indeterminate { fault },
+                    _ => PublishErrorKind::Storage { fault },
+                })
+            }
+        }
+    }
+
+    /// Gives new messages their sequences and adds them to the journal, all or none. None: all were repeats.
+    #[expect(clippy::type_complexity, reason = "called once")]
+    fn stage(
+        self: &Arc<Self>,
+        state: &mut TopicState<E>,
+        stored: &Stored<E>,
+        parcels: &mut [Parcel<E>],
+        now: Tick,
+    ) -> Result<Option<(Arc<Staged<E>>, Position)>, PublishErrorKind> {
+        let published = state.publish_time(now);
+        let first = state.staging.next;
+        let mut unit = Vec::new();
+        let new = parcels.iter().filter(|parcel| parcel.receipt.is_none());
+        write_published(
+            &mut unit,
+            self.log.incarnation(),
+            first,
+            published,
+            new.map(|parcel| &*parcel.encoded),
+        );
+        let is_new = parcels.iter().any(|parcel| parcel.receipt.is_none());
+        let staged = Arc::new(Staged {
+            topic: self.clone(),
+            first,
+            published,
+            letters: Mutex::new(Vec::new()),
+            after: Mutex::new(Aftermath::default()),
+        });
+        let position = if is_new {
+            let added = stored.store.add(&unit, Space::Ordinary, Some(staged.clone()));
+            Some(added.map_err(|fault| PublishErrorKind::Storage { fault })?)
+        } else {
+            None
+        };
+        self.give_receipts(state, parcels, &mut staged.letters.lock(), now);
+        let Some(position) = position else { return Ok(None) };
+        state.staging.last = Some(position);
+        Ok(Some((staged, position)))
+    }
+
+    fn give_receipts(
+        &self,
+        state: &mut TopicState<E>,
+        parcels: &mut [Parcel<E>],
+        letters: &mut Vec<Letter<E>>,
+        now: Tick,
+    ) {
+        let incarnation = self.log.incarnation();
+        let mut in_batch: HashMap<IdempotencyId, Sequence> = HashMap::new();
+        for parcel in parcels.iter_mut() {
+            if let Some((id, _)) = parcel.receipt {
+                self.deduplicated.fetch_add(1, crate::sync::atomic::Ordering::Relaxed);
+                if id.sequence() == 0
+                    && let Some(&sequence) = id_of(parcel).and_then(|id| in_batch.get(id))
+                {
+                    parcel.receipt = Some((MessageId::new(incarnation, sequence), true));
+                }
+                continue;
+            }
+            let sequence = state.staging.next;
+            parcel.receipt = Some((MessageId::new(incarnation, sequence), false));
+            if !state.config.dedup.is_off()
+                && let Some(id) = id_of(parcel)
+            {
+                state.dedup.record(id, parcel.content, sequence, now);
+                in_batch.insert(id.clone(), sequence);
+            }
+            state.staging.next = sequence.next();
+            let Some(message) = parcel.message.take() else { continue };
+            state.staging.messages += 1;
+            state.staging.bytes += parcel.weight;
+            letters.push(Letter::Own { message, weight: parcel.weight });
+        }
+    }
+
+    /// Appends a dead letter, and settles its origin, in one unit. False: nobody would keep it, or the disk failed.
+    pub(super) fn append_shared_stored(
+        self: &Arc<Self>,
+        stored: &Stored<E>,
+        origin: &Spot<E>,
+        extras: Extras,
+        from: (u64, u64),
+    ) -> bool {
+        let mut payload = Vec::new();
+        if !matches!(contained(|| stored.codec.encode(origin.event(), &mut payload)), Some(Ok(()))) {
+            return false;
+        }
+        let weight = payload.len() as u64;
+        let mut encoded = Vec::new();
+        let (topic, book) = from;
+        let envelope =
+            Envelope { weight, content: 0, origin: Some((topic, origin.sequence())), payload: &payload };
+        if encode_message(&mut encoded, &envelope, Some(&extras)).is_err() {
+            return false;
+        }
+        let now = self.broker.now();
+        let position = {
+            let mut state = self.state.lock();
+            if self.ended().is_some() || !self.readers(&state).1 {
+                return false;
+            }
+            let published = state.publish_time(now);
+            let first = state.staging.next;
+            let mut unit = Vec::new();
+            write_published(&mut unit, self.log.incarnation(), first, published, [&*encoded]);
+            let settled = SettledRange {
+                from: origin.sequence(),
+                to: origin.sequence().next(),
+                outcome: OutcomeCode(Outcome::DeadLettered.code()),
+            };
+            Record::Settled { topic, book, ranges: List::Items(&[settled]) }.encode(&mut unit);
+            let letter = Letter::Shared { origin: origin.clone(), extras, weight };
+            let staged = Arc::new(Staged {
+                topic: self.clone(),
+                first,
+                published,
+                letters: Mutex::new(vec![letter]),
+                after: Mutex::new(Aftermath::default()),
+            });
+            // Acks and dead letters free space: they may use what is kept for them.
+            let Ok(position) = stored.store.add(&unit, Space::Reserve, Some(staged)) else { return false };
+            state.staging.next = first.next();
+            state.staging.messages += 1;
+            state.staging.bytes += weight;
+            state.staging.last = Some(position);
+            position
+        };
+        stored.store.commit(position).is_ok()
+    }
+}
+
+/// The last unit that was added, if a repeat is of a message that is not in the log yet.
+fn under_way<E>(state: &TopicState<E>, parcels: &[Parcel<E>]) -> Option<Position> {
+    let next = state.writer.next().get();
+    let is_under_way = |parcel: &Parcel<E>| parcel.receipt.is_some_and(|(id, _)| id.sequence() >= next);
+    parcels.iter().any(is_under_way).then_some(state.staging.last).flatten()
+}
+
+/// What must be the same of two messages under one idempotency id, also after the program was built anew: the first 64 bits of the SHA-1 that a UUID of version 5 is made of.
+fn content_of(extras: &Extras, own: Option<u64>, payload: &[u8]) -> u64 {
+    let mut attributes: Vec<_> = extras.attributes.iter().collect();
+    attributes.sort();
+    let mut bytes = Vec::new();
+    let mut add = |part: &[u8]| {
+        bytes.extend_from_slice(&(part.len() as u64).to_le_bytes());
+        bytes.extend_from_slice(part);
+    };
+    for (key, value) in attributes {
+        add(key.as_bytes());
+        add(value.as_bytes());
+    }
+    add(extras.ordering_key.as_deref().unwrap_or_default().as_bytes());
+    match own {
+        Some(fingerprint) => add(&fingerprint.to_le_bytes()),
+        None => add(payload),
+    }
+    let hash = uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, &bytes).as_u64_pair();
+    hash.0
+}

@@ -1,0 +1,207 @@
+//! The end of the stream that is written to: which segment, how much room, what is synced. One thread at a time.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::disk::{Disk, DiskFile};
+use super::frame::{FRAME_HEADER_LEN, FrameHeader, UNITS};
+use super::layout::{SPARE, checkpoint_name, remove_if_there, segment_name};
+use super::segment::{Draft, DraftFrom, FRAMES_AT, NewSegment, Segment, WriteError};
+use super::watermark::Watermark;
+
+/// What a unit may be written to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Space {
+    /// Refused when only the reserve is left.
+    Ordinary,
+    /// May use the reserve: for what frees space, such as an ack.
+    Reserve,
+}
+
+/// A segment that is not written to any more.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Retired {
+    pub(super) number: u64,
+    /// Its units are at or after this position.
+    pub(super) base: u64,
+    pub(super) len: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Writer {
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) dir: PathBuf,
+    pub(super) segment_len: u64,
+    pub(super) identity: u64,
+    pub(super) current: Segment,
+    /// In the order of their numbers.
+    pub(super) retired: Vec<Retired>,
+    /// The length of the file `spare`, if there is one.
+    pub(super) spare: Option<u64>,
+    /// The header checksum of the last frame.
+    pub(super) chain: u32,
+    /// The position after the last frame.
+    pub(super) end: u64,
+    /// The position after the last frame that is synced.
+    pub(super) durable: u64,
+    /// Retired segments with frames that are not synced.
+    pub(super) unsynced: Vec<Arc<dyn DiskFile>>,
+    pub(super) watermark: Watermark,
+    /// Bytes of frames since the newest checkpoint.
+    pub(super) since_checkpoint: u64,
+    /// Newest last: the positions of the complete checkpoints.
+    pub(super) checkpoints: Vec<(u64, u64)>,
+}
+
+impl Writer {
+    /// What is kept free for [`Space::Reserve`] in a segment.
+    fn reserve(&self) -> u64 {
+        (self.segment_len / 8).min(256 << 10)
+    }
+
+    /// Writes one frame of units, in one piece. `frame` is room for the header, then the body.
+    pub(super) fn append(
+        &mut self,
+        frame: &mut Vec<u8>,
+        base: u64,
+        count: u32,
+        space: Space,
+    ) -> Result<(), WriteError> {
+        assert!(base >= self.end, "positions only rise");
+        let mut header = FrameHeader::new(UNITS, base, count, &frame[FRAME_HEADER_LEN..]);
+        header.durable = self.durable;
+        header.previous = self.chain;
+        self.make_room(header.frame_len(), base, space)?;
+        self.current.push(&mut header, frame)?;
+        self.chain = header.crc;
+        self.end = header.end();
+        self.since_checkpoint += header.frame_len();
+        Ok(())
+    }
+
+    fn make_room(&mut self, len: u64, base: u64, space: Space) -> Result<(), WriteError> {
+        let reserve = self.reserve();
+        let wanted = if space == Space::Ordinary { reserve } else { 0 };
+        if self.current.make_room(len, wanted)? {
+            return Ok(());
+        }
+        let from = if self.spare.is_some() { DraftFrom::Spare } else { DraftFrom::Nothing };
+        let new = NewSegment {
+            identity: self.identity,
+            number: self.current.number + 1,
+            base,
+            durable: self.durable,
+            chain: self.chain,
+            chain_broken: false,
+            capacity: self.segment_len.max(FRAMES_AT + len + reserve),
+            room: FRAMES_AT + len + reserve,
+        };
+        let draft = Draft::make(&*self.disk, &self.dir, from, &new)?;
+        let next = draft.finish(&*self.disk, &self.dir)?;
+        self.spare = None;
+        let last = std::mem::replace(&mut self.current, next);
+        if self.end > self.durable {
+            self.unsynced.push(last.file);
+        }
+        self.retired.push(Retired { number: last.number, base: last.base, len: last.room });
+        Ok(())
+    }
+
+    /// Everything that was written is safe from a power cut.
+    pub(super) fn sync(&mut self) -> Result<(), WriteError> {
+        if self.end == self.durable {
+            return Ok(());
+        }
+        let failed = |error: io::Error| WriteError::broken("sync", "the journal", &error);
+        for file in std::mem::take(&mut self.unsynced) {
+            file.sync().map_err(failed)?;
+        }
+        self.current.file.sync().map_err(failed)?;
+        self.durable = self.end;
+        // What it would have said goes without saying while all is well.
+        let _ = self.watermark.note(self.durable, self.current.number);
+        Ok(())
+    }
+
+    /// Notes in both pages that all was synced, and syncs that.
+    pub(super) fn close(&mut self) -> Result<(), WriteError> {
+        self.sync()?;
+        let noted = (0..2).try_for_each(|_| self.watermark.note(self.durable, self.current.number));
+        noted
+            .and_then(|()| self.watermark.sync())
+            .map_err(|error| WriteError::broken("sync", "the watermark", &error))
+    }
+
+    /// Lets segments go of which every unit is before `position`. One becomes the spare.
+    fn release(&mut self, position: u64) {
+        let had_spare = self.spare.is_some();
+        self.let_segments_go(position);
+        // Before it is written to: else its new header might be found under its old name.
+        if !had_spare && self.spare.is_some() && self.disk.sync_dir(&self.dir).is_err() {
+            self.spare = None;
+        }
+    }
+
+    fn let_segments_go(&mut self, position: u64) {
+        while let Some(&oldest) = self.retired.first() {
+            let next = self.retired.get(1).map_or(self.current.base, |retired| retired.base);
+            if next > position || !self.let_go(oldest) {
+                break;
+            }
+            self.retired.remove(0);
+        }
+    }
+
+    /// False: it is still there, and may go another time.
+    fn let_go(&mut self, segment: Retired) -> bool {
+        let path = self.dir.join(segment_name(segment.number));
+        if self.spare.is_none() && segment.len <= self.segment_len {
+            match self.disk.rename(&path, &self.dir.join(SPARE)) {
+                Ok(()) => self.spare = Some(segment.len),
+                // An earlier attempt did it, and said that it failed.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(_) => return false,
+            }
+            return true;
+        }
+        remove_if_there(&*self.disk, &path).is_ok()
+    }
+
+    /// Gives up the spare for its space.
+    pub(super) fn drop_spare(&mut self) {
+        if self.spare.take().is_some() {
+            let _ = self.disk.remove(&self.dir.join(SPARE));
+        }
+    }
+
+    /// A checkpoint is complete, so older ones and what only they need may go.
+    pub(super) fn checkpointed(&mut self, position: u64, len: u64) {
+        self.checkpoints.retain(|&(other, _)| other != position);
+        self.checkpoints.push((position, len));
+        self.since_checkpoint = 0;
+        let needed = self.drop_checkpoints();
+        self.release(needed);
+    }
+
+    /// Keeps the two newest checkpoints. The position from which on segments are needed: that of the older of the two; from the start, as long as there is but one.
+    fn drop_checkpoints(&mut self) -> u64 {
+        while self.checkpoints.len() > 2 {
+            let (position, _) = self.checkpoints[0];
+            if remove_if_there(&*self.disk, &self.dir.join(checkpoint_name(position))).is_err() {
+                break;
+            }
+            self.checkpoints.remove(0);
+        }
+        match self.checkpoints[..] {
+            [(older, _), .., _] => older,
+            _ => 0,
+        }
+    }
+
+    pub(super) fn disk_bytes(&self) -> u64 {
+        let retired: u64 = self.retired.iter().map(|segment| segment.len).sum();
+        let checkpoints: u64 = self.checkpoints.iter().map(|(_, len)| len).sum();
+        retired + checkpoints + self.current.room + self.spare.unwrap_or(0)
+    }
+}
