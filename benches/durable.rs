@@ -107,6 +107,8 @@ struct Shape {
 const FRAME_LEN: usize = 40;
 const UNIT_LEN: usize = 18;
 const MESSAGE_LEN: usize = 2;
+/// The bare minimum's file is filled in pieces of this length, as the journal fills its own.
+const ZEROS_LEN: usize = 1 << 16;
 
 impl Shape {
     fn syncs(&self) -> bool {
@@ -148,6 +150,9 @@ fn shapes() -> [Shape; 4] {
         Shape { name: "Os, one by one", durability: Durability::Os, threads: 1, batch: 1, messages: os },
     ]
 }
+
+/// 0.95 of the bare minimum's rate.
+const TIME_MAX: f64 = 1.05;
 
 fn publish() {
     let rounds = size("rounds", 1, 9, 15);
@@ -191,10 +196,16 @@ fn publish() {
         println!("  {:<24} ours {}", "", Spread::of(&ours[place]));
         println!("  {:<24} ours of bare {}", "", Spread::of(&ratios[place]));
     }
+    for (place, shape) in shapes.iter().enumerate() {
+        let ratio = Spread::of(&ratios[place]).median;
+        if ratio > 1.1 {
+            println!("  {}: DOUBTFUL: ours does more, and yet is {ratio:.2} times as fast", shape.name);
+        }
+    }
     for (place, shape) in shapes.iter().enumerate().filter(|(_, shape)| shape.syncs()) {
         let inverse: Vec<f64> = ratios[place].iter().map(|ratio| 1.0 / ratio).collect();
         let what = format!("{}, time of the bare minimum's, median", shape.name);
-        print_figure(what, Spread::of(&inverse).median, 1.0 / 0.95, "times");
+        print_figure(what, Spread::of(&inverse).median, TIME_MAX, "times");
     }
 }
 
@@ -241,7 +252,11 @@ impl Bare {
         let units = shape.messages / shape.batch;
         let len = units as usize * (FRAME_LEN + UNIT_LEN + 8)
             + shape.messages as usize * (MESSAGE_LEN + PAYLOAD_LEN);
-        file.write_all_at(&vec![0; len], 0).expect("there is space");
+        // In pieces: one large write leaves large pages in the system's memory, and each small write into one of those takes several times as long.
+        let piece = vec![0; ZEROS_LEN];
+        for at in (0..len).step_by(ZEROS_LEN) {
+            file.write_all_at(&piece[..ZEROS_LEN.min(len - at)], at as u64).expect("there is space");
+        }
         file.sync_all().expect("it is synced");
         Bare { file, syncs: shape.syncs(), group: Mutex::new(Group::default()) }
     }
@@ -392,7 +407,7 @@ fn check(subscription: &Subscription<Bytes>, messages: u64) {
     let (mut count, mut sum) = (0, 0_u64);
     while count < messages {
         let batch = subscription.recv_batch(1_000).expect("the broker runs");
-        for delivery in &batch {
+        for delivery in batch.iter() {
             sum = sum.wrapping_add(mixed(number_of(delivery.event())));
             count += 1;
         }

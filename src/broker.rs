@@ -314,7 +314,7 @@ impl BrokerBuilder {
 
 fn capabilities_of(on_disk: bool) -> Capabilities {
     if on_disk {
-        Capabilities::all_but(&[Capability::Seek, Capability::Snapshots, Capability::Transactions])
+        Capabilities::all_but(&[Capability::Seek, Capability::Snapshots])
     } else {
         Capabilities::all()
     }

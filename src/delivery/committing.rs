@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use crate::delivery::hand_out::Ticket;
-use crate::delivery::ledger::{LeaseId, Ledger, Standing};
+use crate::delivery::ledger::{Entry, LeaseId, Ledger, Standing};
 use crate::delivery::ordering::Key;
 use crate::delivery::settled::Outcome;
 use crate::time::Tick;
@@ -63,9 +63,20 @@ impl Ledger {
         self.entries.get(&ticket.sequence)?.key
     }
 
+    /// A transaction is about to ack this, of which [`cannot_commit`](Self::cannot_commit) was asked: no deadline ends the lease until it has committed or failed.
+    pub(crate) fn prepare_asked(&mut self, ticket: Ticket) {
+        self.dissolve_run_of_lease(ticket);
+        if let Some(&Entry { standing: Standing::Leased { lease, deadline }, .. }) =
+            self.entries.get(&ticket.sequence)
+            && Some(lease) == ticket.lease
+        {
+            self.restand(ticket.sequence, Standing::Committing { lease, deadline });
+        }
+    }
+
     /// A transaction is about to ack this: no deadline ends the lease until it has committed or failed. False: it is not held.
     /// The ordering rule holds as for an ack: the message must be the first unsettled one of its key.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for engines whose commit takes time"))]
+    #[cfg_attr(not(test), expect(dead_code, reason = "for engines that ask each lease by itself"))]
     pub(crate) fn prepare_commit(&mut self, ticket: Ticket) -> bool {
         if !self.holds(ticket) {
             return false;
@@ -81,7 +92,6 @@ impl Ledger {
     }
 
     /// The transaction failed: the lease is what it was, and may have run out meanwhile.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for engines whose commit takes time"))]
     pub(crate) fn abort_commit(&mut self, ticket: Ticket) {
         if let Some((lease, deadline)) = self.committing(ticket) {
             self.restand(ticket.sequence, Standing::Leased { lease, deadline });
@@ -89,7 +99,6 @@ impl Ledger {
     }
 
     /// The transaction has committed: the message is settled.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for engines whose commit takes time"))]
     pub(crate) fn finish_commit(&mut self, ticket: Ticket) {
         if self.committing(ticket).is_some()
             && let Some(entry) = self.lift(ticket.sequence)

@@ -2,4 +2,13 @@
 
 mod support;
 
+mod attempts;
+mod dedup;
+mod ends;
+mod keeping;
+mod options;
+mod payloads;
 mod reopen;
+mod settling;
+mod time;
+mod volume;

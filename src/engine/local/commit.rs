@@ -14,15 +14,18 @@ use crate::delivery::hand_out::Ticket;
 use crate::engine::local::broker::{BrokerCore, Phase};
 use crate::engine::local::publish::{Aftermath, Append, Parcel, refuse_for_space};
 use crate::engine::local::receive::Held;
+use crate::engine::local::staging::{Part, Staged, Together, under_way};
+use crate::engine::local::store::{Completion, Store};
 use crate::engine::local::subscription::{After, AfterPlain, Desk, SubscriptionCore};
 use crate::engine::local::topic::{TopicCore, TopicState};
 use crate::engine::waiters::WaitingRoom;
 use crate::error::{CommitReason, PublishErrorKind, RecvError};
 use crate::few::Few;
+use crate::journal::{Position, Space as JournalSpace};
 use crate::log::Gate;
 use crate::message::MessageId;
 use crate::sequence::Sequence;
-use crate::sync::MutexGuard;
+use crate::sync::{Mutex, MutexGuard};
 use crate::time::Tick;
 
 /// The leases of one subscription that a transaction acks.
@@ -40,6 +43,8 @@ pub(crate) trait Input: Any + Send + Sync {
     fn first_deadline(&self) -> Option<Tick>;
     /// The transaction is no more. `spared`: no attempt is spent.
     fn give_back(&mut self, spared: bool);
+    /// On disk: the unit is safe, or came to nothing; what follows, with nothing locked.
+    fn finish(&mut self, is_safe: bool);
 }
 
 pub(crate) trait LockedInput {
@@ -51,6 +56,10 @@ pub(crate) trait LockedInput {
     /// Which of this topic's messages are acked.
     fn acked_of(&self, incarnation: u64, sequences: &mut Vec<Sequence>);
     fn settle(&mut self);
+    /// On disk: what is acked.
+    fn record(&self, unit: &mut Vec<u8>);
+    /// On disk: no deadline ends the leases until the unit is safe, or came to nothing.
+    fn prepare(&mut self);
 }
 
 /// The messages that a transaction publishes to one topic.
@@ -64,6 +73,8 @@ pub(crate) trait Output: Any + Send + Sync {
     fn follow_up(&mut self);
     fn receipt(&self, nth: usize) -> Option<(MessageId, bool)>;
     fn space(&self) -> Arc<dyn Space>;
+    /// On disk: the unit came to nothing, and the messages come back.
+    fn take_back(&mut self);
 }
 
 pub(crate) trait LockedOutput {
@@ -77,6 +88,12 @@ pub(crate) trait LockedOutput {
     fn show(&self);
     fn show_behind(&self, gate: &Arc<Gate>);
     fn ungate(&self);
+    /// On disk: what is to be waited for, if a repeat is of a message that is not in the log yet.
+    fn under_way(&self) -> Option<Position>;
+    /// On disk: what is new.
+    fn record(&mut self, now: Tick, unit: &mut Vec<u8>);
+    /// On disk: it waits for the unit that was added there.
+    fn stage(&mut self, now: Tick, position: Position) -> Arc<dyn Part>;
 }
 
 /// Where a topic's space is waited for.
@@ -189,6 +206,17 @@ impl<E: Send + Sync + 'static> Input for Leases<E> {
         self.held.iter().filter_map(|held| desk.ledger.deadline_of(held.ticket)).min()
     }
 
+    fn finish(&mut self, is_safe: bool) {
+        let tickets: Vec<_> = self.held.iter().map(|held| held.ticket).collect();
+        if !is_safe {
+            self.core.change(|ledger| tickets.iter().for_each(|&ticket| ledger.abort_commit(ticket)));
+            return;
+        }
+        // First the messages: what follows may let go of the log's last hold on them.
+        drop(self.held.take());
+        self.core.change(|ledger| tickets.iter().for_each(|&ticket| ledger.finish_commit(ticket)));
+    }
+
     fn give_back(&mut self, spared: bool) {
         if self.held.is_empty() {
             return;
@@ -220,6 +248,16 @@ impl<E: Send + Sync + 'static> LockedInput for LockedLeases<'_, E> {
         }
     }
 
+    fn record(&self, unit: &mut Vec<u8>) {
+        self.core.record_acks(self.held.iter().map(|held| held.ticket.sequence), unit);
+    }
+
+    fn prepare(&mut self) {
+        for held in self.held {
+            self.desk.ledger.prepare_asked(held.ticket);
+        }
+    }
+
     fn settle(&mut self) {
         if let [only] = self.held
             && !self.core.is_watched()
@@ -245,6 +283,8 @@ pub(crate) struct Posts<E> {
     core: Arc<TopicCore<E>>,
     parcels: Few<Parcel<E>>,
     after: Aftermath,
+    /// On disk, while its unit is under way.
+    staged: Option<Arc<Staged<E>>>,
 }
 
 struct LockedPosts<'a, E> {
@@ -252,11 +292,12 @@ struct LockedPosts<'a, E> {
     state: MutexGuard<'a, TopicState<E>>,
     parcels: &'a mut [Parcel<E>],
     after: &'a mut Aftermath,
+    staged: &'a mut Option<Arc<Staged<E>>>,
 }
 
 impl<E: Send + Sync + 'static> Posts<E> {
     pub(crate) fn new(core: Arc<TopicCore<E>>) -> Self {
-        Posts { core, parcels: Few::new(), after: Aftermath::default() }
+        Posts { core, parcels: Few::new(), after: Aftermath::default(), staged: None }
     }
 
     pub(crate) fn add(&mut self, parcel: Parcel<E>) {
@@ -264,8 +305,8 @@ impl<E: Send + Sync + 'static> Posts<E> {
     }
 
     fn locked(&mut self) -> LockedPosts<'_, E> {
-        let Posts { core, parcels, after } = self;
-        LockedPosts { state: core.state.lock(), core, parcels: parcels.as_mut_slice(), after }
+        let Posts { core, parcels, after, staged } = self;
+        LockedPosts { state: core.state.lock(), core, parcels: parcels.as_mut_slice(), after, staged }
     }
 }
 
@@ -317,6 +358,12 @@ impl<E: Send + Sync + 'static> Output for Posts<E> {
     fn space(&self) -> Arc<dyn Space> {
         Arc::new(self.core.clone())
     }
+
+    fn take_back(&mut self) {
+        if let Some(staged) = self.staged.take() {
+            staged.take_back(self.parcels.as_mut_slice());
+        }
+    }
 }
 
 impl<E: Send + Sync + 'static> LockedOutput for LockedPosts<'_, E> {
@@ -337,7 +384,8 @@ impl<E: Send + Sync + 'static> LockedOutput for LockedPosts<'_, E> {
     }
 
     fn refuse(&self, acked: &[Sequence]) -> Option<Append> {
-        refuse_for_space(&self.state, self.parcels, acked, (0, 0))
+        let under_way = (self.state.staging.messages, self.state.staging.bytes);
+        refuse_for_space(&self.state, self.parcels, acked, under_way)
     }
 
     fn write(&mut self, now: Tick) {
@@ -354,6 +402,20 @@ impl<E: Send + Sync + 'static> LockedOutput for LockedPosts<'_, E> {
 
     fn ungate(&self) {
         self.core.log.ungate();
+    }
+
+    fn under_way(&self) -> Option<Position> {
+        under_way(&self.state, self.parcels)
+    }
+
+    fn record(&mut self, now: Tick, unit: &mut Vec<u8>) {
+        self.core.record_new(&mut self.state, self.parcels, now, unit);
+    }
+
+    fn stage(&mut self, now: Tick, position: Position) -> Arc<dyn Part> {
+        let staged = self.core.stage_part(&mut self.state, self.parcels, now, position);
+        *self.staged = Some(staged.clone());
+        staged
     }
 }
 
@@ -385,6 +447,10 @@ pub(super) enum Attempt {
     Refused(CommitReason),
     /// This topic is full. How it says what is to be done.
     Lacks(usize, Append),
+    /// On disk: this is to be waited for, and then to be tried again.
+    UnderWay(Position),
+    /// On disk: all is done when this is safe.
+    Staged(Position),
 }
 
 /// Asks, under every lock, whether all can be done; if so, does it. Nothing is changed otherwise, but that lack of space, if this attempt is the last before it is told, spares the leases.
@@ -424,12 +490,18 @@ where
     if let Err(reason) = ask(broker, inputs, outputs, now) {
         return Attempt::Refused(reason);
     }
+    if let Some(position) = broker.store.as_ref().and_then(|_| outputs.iter().find_map(|output| output.under_way())) {
+        return Attempt::UnderWay(position);
+    }
     if let Some(lack) = find_lack(inputs, outputs) {
         if is_last && matches!(lack, Attempt::Lacks(_, Append::MustWait | Append::Refused(_))) {
             // Under the locks under which they were found to hold: no lease runs out in between at the subscriber's cost.
             inputs.iter_mut().for_each(|input| input.spare());
         }
         return lack;
+    }
+    if let Some(store) = &broker.store {
+        return stage(store, inputs, outputs, now);
     }
     outputs.iter_mut().for_each(|output| output.write(now));
     match &*outputs {
@@ -445,6 +517,34 @@ where
     // Last: how far a book has come is also read without its lock, and who reads it so must find what was published.
     inputs.iter_mut().for_each(|input| input.settle());
     Attempt::Done
+}
+
+/// One unit of all that it publishes and acks, which takes effect when the unit is safe.
+fn stage<'a, 'b, I, O>(store: &Store, inputs: &mut [I], outputs: &mut [O], now: Tick) -> Attempt
+where
+    I: DerefMut<Target = dyn LockedInput + 'a>,
+    O: DerefMut<Target = dyn LockedOutput + 'b>,
+{
+    let mut unit = Vec::new();
+    outputs.iter_mut().for_each(|output| output.record(now, &mut unit));
+    inputs.iter().for_each(|input| input.record(&mut unit));
+    if unit.is_empty() {
+        // Repeats only.
+        outputs.iter_mut().for_each(|output| output.write(now));
+        return Attempt::Done;
+    }
+    let together = (!outputs.is_empty()).then(|| Arc::new(Together { parts: Mutex::new(Vec::new()) }));
+    let done = together.clone().map(|together| together as Arc<dyn Completion>);
+    let position = match store.add(&unit, JournalSpace::Ordinary, done) {
+        Ok(position) => position,
+        Err(fault) => return Attempt::Refused(CommitReason::Storage { fault }),
+    };
+    if let Some(together) = together {
+        let parts = outputs.iter_mut().map(|output| output.stage(now, position)).collect();
+        *together.parts.lock() = parts;
+    }
+    inputs.iter_mut().for_each(|input| input.prepare());
+    Attempt::Staged(position)
 }
 
 /// Which topic is full, if one is. What drops messages comes last: they are not to be dropped for a commit that something else stands against.

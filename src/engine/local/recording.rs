@@ -233,6 +233,20 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         stored.store.add(&unit, Space::Reserve, None)
     }
 
+    /// What a transaction acks, in order.
+    pub(super) fn record_acks(&self, sequences: impl Iterator<Item = Sequence>, unit: &mut Vec<u8>) {
+        let outcome = OutcomeCode(Outcome::Acked.code());
+        let mut ranges: Vec<SettledRange> = Vec::new();
+        for from in sequences {
+            match ranges.last_mut() {
+                Some(last) if last.to == from => last.to = from.next(),
+                _ => ranges.push(SettledRange { from, to: from.next(), outcome }),
+            }
+        }
+        let (topic, book) = (self.topic.log.incarnation(), self.id);
+        Record::Settled { topic, book, ranges: List::Items(&ranges) }.encode(unit);
+    }
+
     /// What is handed out just now, where attempts are counted. Under the book's lock; to be written before the hand-out, so that a message that takes the process down has spent its attempt.
     pub(super) fn record_attempts(&self, ledger: &Ledger, grants: &[Grant]) -> Option<Added> {
         let stored = self.topic.stored.as_ref()?;

@@ -14,7 +14,7 @@ use crate::journal::record::{
     Envelope, List, OutcomeCode, OverLimit, Record, SettledRange, encode_message, write_published,
 };
 use crate::journal::{JournalError, Position, Space};
-use crate::log::{Slot, Spot};
+use crate::log::{Gate, Slot, Spot};
 use crate::message::{Extras, IdempotencyId, Message, MessageId};
 use crate::sequence::Sequence;
 use crate::sync::Mutex;
@@ -38,8 +38,8 @@ pub(super) struct EncodedMessage {
 pub(super) struct Staging {
     /// The sequence that the next message gets.
     pub(super) next: Sequence,
-    messages: u64,
-    bytes: u64,
+    pub(super) messages: u64,
+    pub(super) bytes: u64,
     /// The last unit that was added.
     last: Option<Position>,
 }
@@ -50,8 +50,51 @@ impl Staging {
     }
 }
 
+/// The messages of a transaction that go to one topic: see [`Together`].
+pub(crate) trait Part: Send + Sync {
+    /// They go into the log, behind the gate if there is one; or they came to nothing.
+    fn enter(&self, is_safe: bool, gate: Option<&Arc<Gate>>);
+    /// The gate is open.
+    fn ungate(&self);
+    fn follow_up(self: Arc<Self>);
+}
+
+/// What becomes visible at one instant when its unit is safe: the messages of a transaction.
+pub(super) struct Together {
+    /// Filled under the locks under which the unit was added, which a completion needs first.
+    pub(super) parts: Mutex<Vec<Arc<dyn Part>>>,
+}
+
+impl Completion for Together {
+    fn complete(&self, outcome: Result<(), JournalError>) {
+        let parts = loop {
+            // Who added it still holds the locks of its topics, and fills this before it lets go of them.
+            let parts = self.parts.lock().clone();
+            if !parts.is_empty() {
+                break parts;
+            }
+            crate::sync::thread::yield_now();
+        };
+        match (&*parts, outcome.is_ok()) {
+            ([only], is_safe) => only.enter(is_safe, None),
+            (several, false) => several.iter().for_each(|part| part.enter(false, None)),
+            (several, true) => {
+                let gate = Gate::new();
+                several.iter().for_each(|part| part.enter(true, Some(&gate)));
+                gate.open();
+                several.iter().for_each(|part| part.ungate());
+            }
+        }
+    }
+
+    fn follow_up(self: Arc<Self>) {
+        let parts = std::mem::take(&mut *self.parts.lock());
+        parts.into_iter().for_each(Part::follow_up);
+    }
+}
+
 /// Messages of one unit, in a row.
-struct Staged<E> {
+pub(super) struct Staged<E> {
     topic: Arc<TopicCore<E>>,
     first: Sequence,
     published: Tick,
@@ -90,7 +133,7 @@ impl<E> Letter<E> {
 
 impl<E: Send + Sync + 'static> Staged<E> {
     /// What its publisher gets back of it.
-    fn take_back(&self, parcels: &mut [Parcel<E>]) {
+    pub(super) fn take_back(&self, parcels: &mut [Parcel<E>]) {
         let letters = std::mem::take(&mut *self.letters.lock());
         let messages = letters.into_iter().filter_map(|letter| match letter {
             Letter::Own { message, .. } => Some(message),
@@ -100,7 +143,16 @@ impl<E: Send + Sync + 'static> Staged<E> {
         lacking.zip(messages).for_each(|(parcel, message)| parcel.message = Some(message));
     }
 
-    fn go_into_log(&self, state: &mut TopicState<E>, letters: Vec<Letter<E>>) -> Vec<Letter<E>> {
+    fn go_into_log(
+        &self,
+        state: &mut TopicState<E>,
+        letters: Vec<Letter<E>>,
+        gate: Option<&Arc<Gate>>,
+    ) -> Vec<Letter<E>> {
+        let show = |state: &TopicState<E>| match gate {
+            Some(gate) => self.topic.log.publish_tail_behind(gate, &state.writer),
+            None => self.topic.log.publish_tail(&state.writer),
+        };
         let topic = &self.topic;
         let mut after = self.after.lock();
         let (subscriptions, is_kept) = topic.readers(state);
@@ -112,7 +164,7 @@ impl<E: Send + Sync + 'static> Staged<E> {
         if !is_kept {
             // Nobody is to get them. They are dropped outside the lock.
             state.writer.skip(letters.len() as u64);
-            topic.log.publish_tail(&state.writer);
+            show(state);
             return letters;
         }
         for letter in letters {
@@ -129,28 +181,39 @@ impl<E: Send + Sync + 'static> Staged<E> {
             topic.keep(state, slot, weight, subscriptions, &mut after);
             after.published += 1;
         }
-        topic.log.publish_tail(&state.writer);
+        show(state);
         Vec::new()
     }
 }
 
 impl<E: Send + Sync + 'static> Completion for Staged<E> {
     fn complete(&self, outcome: Result<(), JournalError>) {
+        self.enter(outcome.is_ok(), None);
+    }
+
+    fn follow_up(self: Arc<Self>) {
+        Part::follow_up(self);
+    }
+}
+
+impl<E: Send + Sync + 'static> Part for Staged<E> {
+    fn enter(&self, is_safe: bool, gate: Option<&Arc<Gate>>) {
         let mut state = self.topic.state.lock();
         let mut letters = self.letters.lock();
         state.staging.messages -= letters.len() as u64;
         state.staging.bytes -= letters.iter().map(Letter::weight).sum::<u64>();
-        match outcome {
-            Ok(()) => {
-                let staged = std::mem::take(&mut *letters);
-                *letters = self.go_into_log(&mut state, staged);
-            }
-            Err(_) => {
-                for id in letters.iter().filter_map(Letter::id) {
-                    state.dedup.forget(id);
-                }
+        if is_safe {
+            let staged = std::mem::take(&mut *letters);
+            *letters = self.go_into_log(&mut state, staged, gate);
+        } else {
+            for id in letters.iter().filter_map(Letter::id) {
+                state.dedup.forget(id);
             }
         }
+    }
+
+    fn ungate(&self) {
+        self.topic.log.ungate();
     }
 
     fn follow_up(self: Arc<Self>) {
@@ -244,7 +307,6 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
     }
 
     /// Gives new messages their sequences and adds them to the journal, all or none. None: all were repeats.
-    #[expect(clippy::type_complexity, reason = "called once")]
     fn stage(
         self: &Arc<Self>,
         state: &mut TopicState<E>,
@@ -252,35 +314,63 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         parcels: &mut [Parcel<E>],
         now: Tick,
     ) -> Result<Option<(Arc<Staged<E>>, Position)>, PublishErrorKind> {
-        let published = state.publish_time(now);
-        let first = state.staging.next;
         let mut unit = Vec::new();
-        let new = parcels.iter().filter(|parcel| parcel.receipt.is_none());
-        write_published(
-            &mut unit,
-            self.log.incarnation(),
-            first,
-            published,
-            new.map(|parcel| &*parcel.encoded),
-        );
-        let is_new = parcels.iter().any(|parcel| parcel.receipt.is_none());
-        let staged = Arc::new(Staged {
-            topic: self.clone(),
-            first,
-            published,
-            letters: Mutex::new(Vec::new()),
-            after: Mutex::new(Aftermath::default()),
-        });
-        let position = if is_new {
-            let added = stored.store.add(&unit, Space::Ordinary, Some(staged.clone()));
-            Some(added.map_err(|fault| PublishErrorKind::Storage { fault })?)
-        } else {
-            None
-        };
+        self.record_new(state, parcels, now, &mut unit);
+        if unit.is_empty() {
+            self.give_receipts(state, parcels, &mut Vec::new(), now);
+            return Ok(None);
+        }
+        let staged = self.staged(state, now, Vec::new());
+        let added = stored.store.add(&unit, Space::Ordinary, Some(staged.clone()));
+        let position = added.map_err(|fault| PublishErrorKind::Storage { fault })?;
         self.give_receipts(state, parcels, &mut staged.letters.lock(), now);
-        let Some(position) = position else { return Ok(None) };
         state.staging.last = Some(position);
         Ok(Some((staged, position)))
+    }
+
+    /// New messages, as they come next. Nothing if there are none.
+    pub(super) fn record_new(
+        &self,
+        state: &mut TopicState<E>,
+        parcels: &[Parcel<E>],
+        now: Tick,
+        unit: &mut Vec<u8>,
+    ) {
+        let published = state.publish_time(now);
+        let new = parcels.iter().filter(|parcel| parcel.receipt.is_none());
+        if new.clone().next().is_some() {
+            let first = state.staging.next;
+            write_published(unit, self.log.incarnation(), first, published, new.map(|parcel| &*parcel.encoded));
+        }
+    }
+
+    fn staged(
+        self: &Arc<Self>,
+        state: &mut TopicState<E>,
+        now: Tick,
+        letters: Vec<Letter<E>>,
+    ) -> Arc<Staged<E>> {
+        Arc::new(Staged {
+            topic: self.clone(),
+            first: state.staging.next,
+            published: state.publish_time(now),
+            letters: Mutex::new(letters),
+            after: Mutex::new(Aftermath::default()),
+        })
+    }
+
+    /// A transaction's messages, once its unit was added there: they wait for it.
+    pub(super) fn stage_part(
+        self: &Arc<Self>,
+        state: &mut TopicState<E>,
+        parcels: &mut [Parcel<E>],
+        now: Tick,
+        position: Position,
+    ) -> Arc<Staged<E>> {
+        let staged = self.staged(state, now, Vec::new());
+        self.give_receipts(state, parcels, &mut staged.letters.lock(), now);
+        state.staging.last = Some(position);
+        staged
     }
 
     fn give_receipts(
@@ -355,13 +445,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             };
             Record::Settled { topic, book, ranges: List::Items(&[settled]) }.encode(&mut unit);
             let letter = Letter::Shared { origin: origin.clone(), extras, weight };
-            let staged = Arc::new(Staged {
-                topic: self.clone(),
-                first,
-                published,
-                letters: Mutex::new(vec![letter]),
-                after: Mutex::new(Aftermath::default()),
-            });
+            let staged = self.staged(&mut state, now, vec![letter]);
             // Acks and dead letters free space: they may use what is kept for them.
             let Ok(position) = stored.store.add(&unit, Space::Reserve, Some(staged)) else { return false };
             state.staging.next = first.next();
@@ -375,7 +459,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
 }
 
 /// The last unit that was added, if a repeat is of a message that is not in the log yet.
-fn under_way<E>(state: &TopicState<E>, parcels: &[Parcel<E>]) -> Option<Position> {
+pub(super) fn under_way<E>(state: &TopicState<E>, parcels: &[Parcel<E>]) -> Option<Position> {
     let next = state.writer.next().get();
     let is_under_way = |parcel: &Parcel<E>| parcel.receipt.is_some_and(|(id, _)| id.sequence() >= next);
     parcels.iter().any(is_under_way).then_some(state.staging.last).flatten()

@@ -13,8 +13,9 @@ use crate::engine::local::topic::{COMMITS, TopicCore};
 use crate::engine::waiters::Look;
 use crate::error::CommitReason;
 use crate::few::Few;
+use crate::journal::{JournalError, Position};
 use crate::message::{Message, MessageId};
-use crate::options::{Capability, DeliveryMode};
+use crate::options::DeliveryMode;
 use crate::time::Tick;
 
 /// Acks and publishes that are yet to take effect.
@@ -199,9 +200,6 @@ impl TransactionCore {
         if let Some(reason) = self.rare.as_ref().and_then(|rare| rare.doomed.as_ref()) {
             return Verdict::Failed(reason.clone());
         }
-        if self.broker.store.is_some() {
-            return Verdict::Failed(CommitReason::Unsupported { capability: Capability::Transactions });
-        }
         let mut looked_ahead = false;
         loop {
             let (n, lack) = match attempt(
@@ -213,6 +211,14 @@ impl TransactionCore {
                 Attempt::Done => break,
                 Attempt::Refused(reason) => return Verdict::Failed(reason),
                 Attempt::Lacks(n, lack) => (n, lack),
+                Attempt::UnderWay(position) => {
+                    if let Some(store) = &self.broker.store {
+                        // Whether it succeeds or not, it is known then.
+                        let _known_then = store.commit(position);
+                    }
+                    continue;
+                }
+                Attempt::Staged(position) => return self.commit_staged(position),
             };
             let space = self.outputs.as_slice()[n].space();
             match lack {
@@ -243,6 +249,25 @@ impl TransactionCore {
         self.outputs.as_mut_slice().iter_mut().for_each(|output| output.follow_up());
         self.inputs.as_mut_slice().iter_mut().for_each(|input| input.follow_up());
         Verdict::Done
+    }
+
+    /// On disk: waits until the unit is safe, or came to nothing.
+    fn commit_staged(&mut self, position: Position) -> Verdict {
+        let Some(store) = self.broker.store.clone() else { return Verdict::Done };
+        let committed = store.commit(position);
+        let inputs = self.inputs.as_mut_slice();
+        inputs.iter_mut().for_each(|input| input.finish(committed.is_ok()));
+        let Err(error) = committed else {
+            self.outputs.as_mut_slice().iter_mut().for_each(|output| output.follow_up());
+            self.broker.checkpoint_in_time();
+            return Verdict::Done;
+        };
+        self.outputs.as_mut_slice().iter_mut().for_each(|output| output.take_back());
+        let fault = store.fault_of(&error);
+        Verdict::Failed(match error {
+            JournalError::Indeterminate(_) => CommitReason::Indeterminate { fault },
+            _ => CommitReason::Storage { fault },
+        })
     }
 
     fn first_deadline(&self) -> Option<Tick> {

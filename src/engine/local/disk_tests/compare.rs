@@ -175,7 +175,7 @@ impl History {
                 _ => Err(format!("P11: message {message}, which is none of {}'s, is dead", book.name)),
             };
         }
-        let (ordered, after, mode) = (book.ordered, book.dead_after, book.mode);
+        let (ordered, after, discard_after, mode) = (book.ordered, book.dead_after, book.discard_after, book.mode);
         let what = format!("message {message} ({:?}) on {}", published.id, book.name);
         if seen.is_some_and(|seen| seen.phase == 2 && published.due <= clock) && !ordered {
             return Err(format!("P1: {what} came late"));
@@ -205,12 +205,13 @@ impl History {
                 let is_fine = match standing.settled {
                     _ if standing.dead == Fate::Sure => return Err(format!("P11: {what} was dead, and is gone")),
                     Settled::Yes | Settled::Maybe | Settled::Here => true,
+                    Settled::No if discard_after.is_some_and(|after| standing.spent.1 >= after) => true,
                     Settled::No => mode == DeliveryMode::AtMostOnce && lost > 0,
                 };
                 if !is_fine {
                     return Err(format!("P1: {what} is gone: {standing:?}"));
                 }
-                lost -= u64::from(standing.settled == Settled::No);
+                lost -= u64::from(mode == DeliveryMode::AtMostOnce && standing.settled == Settled::No);
                 standing.settled = Settled::Yes;
             }
         }

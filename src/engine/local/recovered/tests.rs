@@ -1,8 +1,10 @@
-//! By hand, record by record; any histories at all in `fuzzy`, any bytes at all in `hostile`.
+//! What each record says, by hand. Over an image that is newer: `overlap`. What is kept in memory: `keeping`. Any history at all: `fuzzy`; any bytes at all: `hostile`.
 
 mod fuzzy;
 mod history;
 mod hostile;
+mod keeping;
+mod overlap;
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -330,31 +332,6 @@ fn chunks_are_about_a_mebibyte_however_much_there_is() {
 }
 
 #[test]
-fn what_was_created_is_not_created_again() {
-    let history = [topic_and_book().snapshot(1, 2, &Settled::starting_at(seq(1))), unit().publish(1, 1, 3)];
-    let later = [unit().settle(1, 1, 1, 3).publish(1, 4, 1)];
-    let all = [&history[..], &later[..]].concat();
-    assert_eq!(told(over(&image_of(&state(&all)), &all)), told(state(&all)));
-}
-
-#[test]
-fn what_the_image_knows_as_deleted_stays_deleted() {
-    let history = [topic_and_book().book(1, 2, 1).topic(2, "u").book(2, 3, 1)];
-    let later = [
-        unit().publish(1, 1, 2).publish(2, 1, 1).settle(1, 2, 1, 2).seek(1, 2, 1, 1).settle(2, 3, 1, 2),
-        unit()
-            .snapshot(2, 4, &Settled::starting_at(seq(1)))
-            .put(&Record::SnapshotDeleted { topic: 2, book: 4 }),
-        unit().put(&Record::BookDeleted { topic: 1, book: 2 }).put(&Record::TopicDeleted { topic: 2 }),
-        unit().settle(1, 2, 1, 2).topic(3, "u"),
-    ];
-    let all = [&history[..], &later[..]].concat();
-    let truth = told(state(&all));
-    assert!(!truth.contains("book 2") && truth.contains("topic 3") && !truth.contains("topic 2"), "{truth}");
-    assert_eq!(told(over(&image_of(&state(&all)), &later)), truth);
-}
-
-#[test]
 fn what_never_was_is_an_error() {
     let known = topic_and_book().numbers(2, 2);
     let of = |unit: Unit| refused(&[known.clone(), unit]);
@@ -376,7 +353,7 @@ fn what_never_was_is_an_error() {
         of(unit().put(&Record::Numbers { hash_key: 8, next_topic: 0, next_book: 0 })),
         "there are two hash keys"
     );
-    assert_eq!(of(unit().topic(2, "t")), "topics 1 and 2 have one name: \"t\"");
+    assert_eq!(of(unit().topic(2, "t")), "topics 1 and 2 have one name: t");
     assert_eq!(
         of(Unit(vec![0x12, 2, 0, 0, 1, 1])),
         "a record of kind 0x12: more follows than belongs there, at byte 5"
@@ -434,42 +411,6 @@ fn an_image_in_parts_must_come_whole_and_in_a_row() {
 }
 
 #[test]
-fn a_seek_to_the_image_s_generation_brings_the_image_back() {
-    let history = [topic_and_book().publish(1, 1, 4), unit().settle(1, 1, 1, 2).seek(1, 1, 1, 1)];
-    let later = [unit().settle(1, 1, 2, 4), unit().seek(1, 1, 2, 2), unit().settle(1, 1, 4, 5)];
-    let all = [&history[..], &later[..]].concat();
-    let truth = told(state(&all));
-    assert_eq!(backlog(&finished(state(&all))), [2, 3]);
-    for taken in history.len()..=all.len() {
-        assert_eq!(told(over(&image_of(&state(&all[..taken])), &later)), truth, "taken after {taken} units");
-    }
-}
-
-#[test]
-fn nothing_of_an_earlier_generation_reaches_a_later_image() {
-    let begin = [topic_and_book().publish(1, 1, 4)];
-    let later = [
-        unit().settle(1, 1, 1, 3),
-        unit().seek(1, 1, 1, 1),
-        unit().settle(1, 1, 3, 4).attempt(1, 1, 1, 2, 3).put(&Record::Paused {
-            topic: 1,
-            book: 1,
-            paused: true,
-        }),
-        unit().seek(1, 1, 2, 1),
-        unit().settle(1, 1, 4, 5).put(&Record::Paused { topic: 1, book: 1, paused: false }),
-    ];
-    let all = [&begin[..], &later[..]].concat();
-    let image = image_of(&state(&all));
-    assert_eq!(backlog(&finished(over(&image, &later))), [1, 2, 3]);
-    assert_eq!(told(over(&image, &later)), told(state(&all)));
-    // As far as the stream goes, all is in the image.
-    assert_eq!(told(over(&image, &later[..3])), told(over(&image, &[])));
-    let error = over(&image, &later[..3]).unit(&unit().seek(1, 1, 3, 1).0).expect_err("where is the second?");
-    assert_eq!(error, "book 1 was sought into generation 3, from 2");
-}
-
-#[test]
 fn generations_come_one_after_the_other() {
     let of = |generation| refused(&[topic_and_book(), unit().seek(1, 1, generation, 1)]);
     assert_eq!(of(0), "book 1 was sought into generation 0, from 0");
@@ -477,208 +418,11 @@ fn generations_come_one_after_the_other() {
 }
 
 #[test]
-fn options_are_the_last_that_the_stream_says() {
-    let updated = |book: bool, n: u64| {
-        let topic = TopicOptions { capacity: Capacity::messages(n), ..topic_options() };
-        let options =
-            BookOptions { outstanding_max: n, expire_after: Some(Duration::from_secs(n)), ..book_options() };
-        if book {
-            unit().put(&Record::BookUpdated { topic: 1, book: 1, options })
-        } else {
-            unit().put(&Record::TopicUpdated { topic: 1, options: topic })
-        }
-    };
-    let later = [updated(true, 5), updated(false, 6), updated(true, 7), updated(false, 8)];
-    let all = [&[topic_and_book()][..], &later[..]].concat();
-    for taken in 1..=all.len() {
-        assert_eq!(told(over(&image_of(&state(&all[..taken])), &later)), told(state(&all)));
-    }
-    let recovered = state(&all);
-    let topic = recovered.topics().next().expect("a topic");
-    assert_eq!((topic.capacity.messages_max, topic.books[&1].options().outstanding_max), (Some(8), 7));
-}
-
-#[test]
-fn what_becomes_of_a_message_ends_as_the_stream_says_whatever_the_image_knew() {
-    let begin = [topic_and_book().publish(1, 1, 4)];
-    let later = [
-        unit().attempt(1, 1, 1, 4, 1),
-        unit().delay(1, 1, 1, 70, 1).settle(1, 1, 2, 3),
-        unit().attempt(1, 1, 1, 2, 2).park(1, 1, 3, 1),
-        unit().delay(1, 1, 1, 80, 2).settle_as(1, 1, 3, 4, Outcome::DeadLettered),
-        unit().attempt(1, 1, 4, 5, 1),
-        unit().attempt(1, 1, 4, 5, 0),
-    ];
-    let all = [&begin[..], &later[..]].concat();
-    let truth = told(state(&all));
-    for taken in 1..=all.len() {
-        assert_eq!(told(over(&image_of(&state(&all[..taken])), &later)), truth, "taken after {taken} units");
-    }
-    assert!(truth.contains("Some(DeadLettered)") || truth.contains("[1, 4]"), "{truth}");
-}
-
-#[test]
-fn an_id_counts_once_and_in_its_order() {
-    let window = |ids: usize| TopicOptions { dedup: DedupWindow::default().max_ids(ids), ..topic_options() };
-    let begin = [topic_and_book().put(&Record::TopicUpdated { topic: 1, options: window(2) })];
-    let later = [
-        unit().publish_ids(1, 1, &[Some("a"), Some("b")]),
-        unit().publish_ids(1, 3, &[Some("c")]),
-        unit().put(&Record::TopicUpdated { topic: 1, options: window(3) }),
-        unit().publish_ids(1, 4, &[Some("a")]),
-    ];
-    let all = [&begin[..], &later[..]].concat();
-    let truth = told(state(&all));
-    for taken in 1..=all.len() {
-        assert_eq!(told(over(&image_of(&state(&all[..taken])), &later)), truth, "taken after {taken} units");
-    }
-    let mut recovered = finished(state(&all));
-    let mut dedup = recovered.take_topic("t").expect("a topic").take_dedup(at(4));
-    use crate::delivery::dedup::Admission::Repeat;
-    let known = ["a", "b", "c"].map(|id| dedup.admit(&id.into(), 5, at(4)));
-    assert_eq!(known, [Repeat(seq(4)), Repeat(seq(2)), Repeat(seq(3))]);
-}
-
-#[test]
-fn a_shorter_window_in_between_forgets_nothing_that_the_image_remembers() {
-    let window =
-        |nanos| TopicOptions { dedup: DedupWindow::time(Duration::from_nanos(nanos)), ..topic_options() };
-    let begin = [topic_and_book(), unit().publish_ids(1, 1, &[Some("a")])];
-    let later = [
-        unit().put(&Record::TopicUpdated { topic: 1, options: window(1) }),
-        unit().put(&Record::TopicUpdated { topic: 1, options: window(1_000) }),
-        unit().publish_ids(1, 9, &[Some("b")]),
-    ];
-    let all = [&begin[..], &later[..]].concat();
-    let mut recovered = finished(over(&image_of(&state(&all)), &later));
-    let mut dedup = recovered.take_topic("t").expect("a topic").take_dedup(at(9));
-    assert_eq!(dedup.admit(&"a".into(), 5, at(9)), crate::delivery::dedup::Admission::Repeat(seq(1)));
-}
-
-#[test]
-fn an_id_that_is_published_again_counts_from_then() {
-    let recovered = state(&[topic_and_book(), unit().publish_ids(1, 1, &[Some("a"), Some("b"), Some("a")])]);
-    let mut dedup = finished(recovered).take_topic("t").expect("a topic").take_dedup(at(1));
-    assert_eq!(dedup.admit(&"a".into(), 5, at(1)), crate::delivery::dedup::Admission::Repeat(seq(3)));
-}
-
-#[test]
-fn what_all_have_settled_is_dropped_on_the_way() {
-    let mut recovered = state(&[topic_and_book().book(1, 2, 1).topic(2, "u").book(2, 3, 1)]);
-    let forever = TopicOptions { retention: Retention::forever(), ..topic_options() };
-    apply(&mut recovered, &[unit().put(&Record::TopicUpdated { topic: 2, options: forever })]);
-    let mut most = 0;
-    for n in 1..1_000 {
-        let both = unit().publish(1, n, 1).publish(2, n, 1).settle(2, 3, n, n + 1).settle(1, 1, n, n + 1);
-        let stuck = if n % 100 == 50 { both } else { both.settle(1, 2, n, n + 1) };
-        recovered.unit(&stuck.0).expect("a unit");
-        let topic = recovered.topics().next().expect("a topic");
-        most = most.max(topic.messages.len());
-    }
-    assert!(most < 120, "{most} messages at once, of which 10 are needed, and 4 near each");
-    let kept = kept(&finished(recovered));
-    assert_eq!(kept[..10], [50, 150, 250, 350, 450, 550, 650, 750, 850, 950]);
-    assert_eq!(kept.len(), 10 + 999, "the other topic keeps all");
-}
-
-#[test]
-fn where_there_is_no_book_nothing_is_kept() {
-    let mut recovered = state(&[unit().topic(1, "t")]);
-    (1..200).for_each(|n| recovered.unit(&unit().publish(1, n, 1).0).expect("a unit"));
-    assert!(kept(&recovered).len() < 20);
-    assert_eq!(kept(&finished(recovered)), [0; 0]);
-}
-
-#[test]
-fn a_snapshot_keeps_what_it_needs() {
-    let snapshot = Settled::starting_at(seq(3));
-    let deleted = unit().put(&Record::SnapshotDeleted { topic: 1, book: 2 });
-    let all = [topic_and_book().publish(1, 1, 4), unit().snapshot(1, 2, &snapshot).settle(1, 1, 1, 5)];
-    assert_eq!(kept(&finished(state(&all))), [3, 4]);
-    assert_eq!(kept(&finished(state(&[&all[..], &[deleted]].concat()))), [0; 0]);
-    let sought = Record::Sought { topic: 1, book: 1, generation: 1, to: SoughtTo::Snapshot(2) };
-    assert_eq!(backlog(&finished(state(&[&all[..], &[unit().put(&sought)]].concat()))), [3, 4]);
-}
-
-/// The image of one book was taken when it had settled a message, that of the other when the seek that brought it back to the first was over, and the second had settled it too.
-#[test]
-fn nothing_is_dropped_before_the_stream_has_come_to_where_the_image_was_taken() {
-    let begin = [topic_and_book().book(1, 2, 1).publish(1, 1, 1), unit().settle(1, 1, 1, 2)];
-    let later = [
-        unit().publish(1, 2, 40).settle(1, 1, 2, 42).settle(1, 2, 2, 42),
-        unit().seek(1, 1, 1, 1).settle(1, 1, 2, 42),
-        unit().settle(1, 2, 1, 2),
-    ];
-    let all = [&begin[..], &later[..]].concat();
-    let (early, late) = (state(&begin), state(&all));
-    let (old, new) = (early.topics().next().expect("a topic"), late.topics().next().expect("a topic"));
-    let mut image = unit().numbers(2, 3).0;
-    let mut chunks = Chunks { chunk: Vec::new(), out: &mut |chunk| image.extend(chunk) };
-    old.write_head(&mut chunks);
-    old.books[&1].write(1, &mut chunks);
-    new.books[&2].write(1, &mut chunks);
-    old.write_messages(&mut chunks);
-    chunks.end();
-    let truth = told(state(&all));
-    assert!(truth.contains("#1 @1"), "{truth}");
-    assert_eq!(told(over(&[image.clone()], &later)), truth);
-    assert_eq!(told(over(&[image], &[&later[..], &[unit().numbers_done()]].concat())), truth);
-}
-
-#[test]
-fn once_the_stream_is_past_the_image_what_nobody_needs_is_dropped() {
-    let image = image_of(&state(&[topic_and_book()]));
-    let publish = |n| unit().publish(1, n, 1).settle(1, 1, n, n + 1);
-    let before: Vec<_> = (1..100).map(publish).collect();
-    let mut recovered = over(&image, &before);
-    assert_eq!(kept(&recovered).len(), 99, "the image may be ahead");
-    recovered.unit(&unit().numbers_done().0).expect("a unit");
-    recovered.unit(&publish(100).0).expect("a unit");
-    assert!(kept(&recovered).len() < 10);
-}
-
-#[test]
-fn a_message_that_is_published_again_is_there_again() {
-    let begin = [topic_and_book(), unit().publish(1, 1, 30).settle(1, 1, 1, 31), unit().publish(1, 31, 1)];
-    let mut recovered = state(&begin);
-    assert!(!kept(&recovered).contains(&5));
-    apply(
-        &mut recovered,
-        &[unit().publish(1, 5, 1).seek(1, 1, 1, 5).settle_as(1, 1, 6, 31, Outcome::Removed)],
-    );
-    let recovered = finished(recovered);
-    assert_eq!((kept(&recovered), backlog(&recovered)), (vec![5, 31], vec![5, 31]));
-    assert_eq!(recovered.topics().next().map(|topic| topic.next), Some(seq(32)));
-}
-
-#[test]
-fn what_lies_below_the_oldest_that_was_kept_stays_gone() {
-    let image = unit().numbers(2, 2).topic(1, "t").put(&Record::TopicImage {
-        topic: 1,
-        next: seq(5),
-        oldest: seq(4),
-        last_published: at(9),
-        dedup: Part { bytes: &[], more: false },
-    });
-    let recovered = over(&[image.0.clone()], &[unit().publish(1, 2, 4).book(1, 1, 2)]);
-    assert_eq!(kept(&finished(recovered)), [4, 5]);
-    let wrong = unit().topic(1, "t").put(&Record::TopicImage {
-        topic: 1,
-        next: seq(5),
-        oldest: seq(6),
-        last_published: at(9),
-        dedup: Part { bytes: &[], more: false },
-    });
-    let error = Recovered::new().image_chunk(&wrong.0).expect_err("it keeps what never was");
-    assert_eq!(error, "topic 1 keeps #6 before it has come to #5");
-}
-
-#[test]
 fn after_units_were_lost_the_rest_is_read() {
     let mut recovered = state(&[topic_and_book(), unit().publish(1, 1, 2)]);
     recovered.lost();
     let later = [
-        unit().publish(1, 5, 2).settle(1, 7, 1, 2).seek(1, 1, 3, 2).settle(1, 1, 2, 3),
+        unit().publish(1, 5, 2).settle(1, 7, 1, 2).seek(1, 1, 3, 2).settle(1, 1, 5, 6),
         unit().publish(8, 1, 1).attempt(1, 1, 6, 9, 1),
     ];
     apply(&mut recovered, &later);

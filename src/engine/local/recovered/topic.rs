@@ -39,7 +39,7 @@ pub(crate) struct StoredTopic {
     dedup: Dedup,
     /// The window is another since an id was recorded last. It is set with the next one: what comes before that may be older than the image.
     window_is_due: bool,
-    /// Ids of messages before it are in the image's window, as far as that held them.
+    /// Ids of messages before it have been counted, or are in the image's window as far as that held them.
     ids_from: Sequence,
     /// What is before it was let go.
     pub(super) oldest: Sequence,
@@ -169,6 +169,9 @@ impl StoredTopic {
                 vacant.insert(StoredMessage { at, weight, content, extras, origin, payload });
             }
             sequence = sequence.next();
+        }
+        if !in_image {
+            self.ids_from = self.ids_from.max(sequence);
         }
         self.next = self.next.max(sequence);
         self.last_published = self.last_published.max(at);

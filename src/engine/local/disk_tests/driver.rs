@@ -1,0 +1,687 @@
+//! One process: a broker on a disk, what a program holds of it, and a history of what it does, chosen by a seed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::audit::{event, seen};
+use super::compare::DEAD;
+use super::eventflow::{
+    Batch, Broker, CreateError, DeadLetter, DedupWindow, Delivery, DeliveryMode, ManualClock, Message, MessageId,
+    PublishError, PublishErrorKind, Receipt, Retention, SettleError, Start, Subscription, Topic, TryRecvError,
+};
+use super::history::{self, Answer, Content, Fate, History, Settled};
+use super::open;
+use crate::journal::disk::Disk;
+use crate::journal::disk::sim::Random;
+
+/// Idempotency ids are known for so long.
+const WINDOW: Duration = Duration::from_secs(60);
+/// Of a message that is delivered later.
+const DELAY: Duration = Duration::from_secs(5);
+
+pub(super) struct Process<'a> {
+    pub(super) history: &'a mut History,
+    pub(super) log: &'a mut Log,
+    pub(super) random: &'a mut Random,
+    clock: ManualClock,
+    broker: Broker,
+    topics: BTreeMap<usize, Topic<String>>,
+    subscriptions: BTreeMap<usize, Subscription<String>>,
+    held: Vec<(usize, usize, Delivery<String>)>,
+    /// Whether something is wrong with the disk by now.
+    trouble: Box<dyn Fn() -> bool>,
+    /// A publish was indeterminate.
+    poisoned: bool,
+}
+
+/// What was done and answered: the same for the same seed.
+#[derive(Debug, Default)]
+pub(super) struct Log {
+    lines: Vec<String>,
+}
+
+impl Log {
+    pub(super) fn say(&mut self, line: String) {
+        self.lines.push(line);
+    }
+
+    pub(super) fn lines(&self) -> &[String] {
+        &self.lines
+    }
+
+    pub(super) fn newest(&self, most: usize) -> String {
+        self.lines[self.lines.len().saturating_sub(most)..].join("\n")
+    }
+}
+
+type Done = Result<(), String>;
+
+fn answer_of_settling(done: &Result<(), SettleError>) -> Answer {
+    match done {
+        Ok(()) => Answer::Yes,
+        // They hold while the broker lives, and a crash may undo them.
+        Err(SettleError::Storage { .. } | SettleError::Indeterminate { .. }) => Answer::Unknown,
+        Err(_) => Answer::No,
+    }
+}
+
+fn answer_of<T, E: std::fmt::Debug>(done: &Result<T, E>) -> Answer {
+    // Only of a publish is it said whether a failure of the disk is known to have done nothing.
+    if done.is_ok() { Answer::Yes } else { Answer::Unknown }
+}
+
+impl<'a> Process<'a> {
+    /// None: the disk failed.
+    pub(super) fn start(
+        disk: Arc<dyn Disk>,
+        history: &'a mut History,
+        log: &'a mut Log,
+        random: &'a mut Random,
+        trouble: Box<dyn Fn() -> bool>,
+    ) -> Result<Option<Self>, String> {
+        let clock = ManualClock::new();
+        clock.advance(Duration::from_nanos(history.clock));
+        let broker = match open(disk, &clock) {
+            Ok(broker) => broker,
+            Err(_) if trouble() => return Ok(None),
+            Err(error) => return Err(format!("P18: it does not open: {error}")),
+        };
+        let (topics, subscriptions) = (BTreeMap::new(), BTreeMap::new());
+        let mut process = Process {
+            history,
+            log,
+            random,
+            clock,
+            broker,
+            topics,
+            subscriptions,
+            held: Vec::new(),
+            trouble,
+            poisoned: false,
+        };
+        process.attach()?;
+        Ok(Some(process))
+    }
+
+    pub(super) fn in_trouble(&self) -> bool {
+        (self.trouble)()
+    }
+
+    /// Everything that is there, in one order or another.
+    fn attach(&mut self) -> Done {
+        let mut live: Vec<usize> = (0..self.history.topics.len())
+            .filter(|&topic| self.history.topics[topic].fate == Fate::Sure)
+            .collect();
+        self.random.shuffle(&mut live);
+        for topic in live {
+            let name = self.history.topics[topic].name.clone();
+            // Now and then nobody opens it.
+            if self.random.below(8) == 0 && name != DEAD {
+                continue;
+            }
+            match self.broker.topic::<String>(&name).open() {
+                Ok(opened) => drop(self.topics.insert(topic, opened)),
+                Err(_) if self.in_trouble() => continue,
+                Err(error) => return Err(format!("topic {name}: {error}")),
+            }
+        }
+        for number in 0..self.history.subscriptions.len() {
+            let book = &self.history.subscriptions[number];
+            let Some(topic) = self.topics.get(&book.topic).filter(|_| book.fate == Fate::Sure) else { continue };
+            match topic.subscription(&book.name).open() {
+                Ok(opened) => drop(self.subscriptions.insert(number, opened)),
+                Err(_) if self.in_trouble() => continue,
+                Err(error) => return Err(format!("subscription {}: {error}", book.name)),
+            }
+            if book.paused.is_none() {
+                self.pause(number, false);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn step(&mut self) -> Done {
+        self.history.step += 1;
+        match self.random.below(100) {
+            0..5 => self.create_topic(),
+            5..12 => self.create_subscription(),
+            12..32 => self.publish(),
+            32..40 => self.publish_all(),
+            40..47 => self.repeat(),
+            47..62 => self.receive(),
+            62..70 => self.receive_batch(),
+            70..90 => self.settle(),
+            90..92 => self.pause_some(),
+            92..94 => self.update_some(),
+            94..95 => self.delete_subscription(),
+            95..96 => self.delete_topic(),
+            _ => {
+                self.advance();
+                Ok(())
+            }
+        }
+    }
+
+    fn pick<T: Copy>(&mut self, from: impl Iterator<Item = T>) -> Option<T> {
+        let all: Vec<T> = from.collect();
+        let at = self.random.below(all.len() as u64) as usize;
+        all.get(at).copied()
+    }
+
+    fn create_topic(&mut self) -> Done {
+        let name = ["f0", "f1", "u0", "u1", DEAD][self.random.below(5) as usize];
+        if self.history.live_topic(name).is_some() {
+            return Ok(());
+        }
+        let forever = !name.starts_with('u');
+        let builder = self.broker.topic::<String>(name).dedup(DedupWindow::time(WINDOW).max_ids(10_000));
+        let retention = if forever { Retention::forever() } else { Retention::until_acked() };
+        let created = builder.retention(retention).create();
+        self.log.say(format!("create topic {name}: {:?}", created.as_ref().map(|_| ())));
+        let topic = self.history.create_topic(name, forever, answer_of(&created));
+        match created {
+            Ok(created) => drop(self.topics.insert(topic, created)),
+            Err(_) if self.in_trouble() => {}
+            Err(error) => return Err(format!("topic {name}: {error}")),
+        }
+        Ok(())
+    }
+
+    fn create_subscription(&mut self) -> Done {
+        let Some(topic) = self.pick_topic() else { return Ok(()) };
+        let live = self.history.subscriptions.iter().filter(|book| book.topic == topic && book.fate != Fate::Gone);
+        if live.count() >= 4 {
+            return Ok(());
+        }
+        let modes = [DeliveryMode::AtLeastOnce, DeliveryMode::ExactlyOnce, DeliveryMode::ExactlyOnce, DeliveryMode::AtMostOnce];
+        let mode = modes[self.random.below(4) as usize];
+        let name = format!("s{}", self.history.subscriptions.len());
+        let handle = self.topics[&topic].clone();
+        let mut builder = handle.subscription(&name).delivery(mode).ack_deadline(Duration::from_secs(86_400));
+        let forever = self.history.topics[topic].forever;
+        let mut book = history::Subscription {
+            name: name.clone(),
+            topic,
+            born: self.history.step,
+            fate: Fate::Unsure,
+            mode,
+            ordered: self.random.below(4) == 0,
+            filtered: self.random.below(4) == 0,
+            earliest: forever && self.random.below(2) == 0,
+            dead_after: None,
+            discard_after: None,
+            paused: Some(false),
+            outstanding_max: vec![1_000],
+            standings: BTreeMap::new(),
+            lost_at_most: 0,
+        };
+        let dead = self.history.live_topic(DEAD).and_then(|dead| self.topics.get(&dead));
+        match self.random.below(4) {
+            0 | 1 if mode != DeliveryMode::AtMostOnce && !book.ordered => {
+                if let Some(dead) = dead {
+                    builder = builder.dead_letter(DeadLetter::to(dead).after(2));
+                    book.dead_after = Some(2);
+                }
+            }
+            2 if mode != DeliveryMode::AtMostOnce && !book.ordered => {
+                builder = builder.dead_letter(DeadLetter::discard().after(2));
+                book.discard_after = Some(2);
+            }
+            _ => {}
+        }
+        if book.ordered {
+            builder = builder.ordered();
+        }
+        if book.filtered {
+            builder = builder.filter("attributes.k = \"1\"");
+        }
+        if book.earliest {
+            builder = builder.start(Start::Earliest);
+        }
+        let created = builder.create();
+        let said = created.as_ref().map(|_| ()).map_err(ToString::to_string);
+        self.log.say(format!("create {book:?}: {said:?}"));
+        book.fate = answer_of(&created).fate();
+        self.history.subscriptions.push(book);
+        match created {
+            Ok(created) => {
+                self.subscriptions.insert(self.history.subscriptions.len() - 1, created);
+            }
+            Err(CreateError::Storage { .. }) if self.in_trouble() => {}
+            Err(error) => return Err(format!("subscription {name}: {error}")),
+        }
+        Ok(())
+    }
+
+    fn pick_topic(&mut self) -> Option<usize> {
+        let topics: Vec<usize> = self.topics.keys().copied().collect();
+        let is_ordinary = |topic: &usize| self.history.topics[*topic].name != DEAD;
+        let topics: Vec<usize> = topics.into_iter().filter(is_ordinary).collect();
+        self.pick(topics.into_iter())
+    }
+
+    fn draw_message(&mut self) -> (Content, u64) {
+        let len = match self.random.below(10) {
+            0 => 2_000 + self.random.below(4_000),
+            1..4 => 300 + self.random.below(600),
+            _ => 10 + self.random.below(60),
+        };
+        let content = Content {
+            len: len as usize,
+            attribute: [None, Some("0"), Some("1"), Some("1")][self.random.below(4) as usize].map(str::to_owned),
+            key: [None, None, Some("a"), Some("b")][self.random.below(4) as usize].map(str::to_owned),
+            idempotency: None,
+        };
+        let delay = if self.random.below(12) == 0 { DELAY } else { Duration::ZERO };
+        (content, delay.as_nanos() as u64)
+    }
+
+    fn message(&self, number: usize) -> Message<String> {
+        let history::Message { content, published, due, .. } = &self.history.messages[number];
+        let mut message = Message::new(event(number, content.len));
+        if let Some(attribute) = &content.attribute {
+            message = message.attribute("k", attribute);
+        }
+        if let Some(key) = &content.key {
+            message = message.ordering_key(key);
+        }
+        if let Some(id) = &content.idempotency {
+            message = message.idempotency_id(id.as_str());
+        }
+        if due > published {
+            message = message.deliver_after(Duration::from_nanos(due - published));
+        }
+        message
+    }
+
+    fn publish(&mut self) -> Done {
+        let Some(topic) = self.pick_topic() else { return Ok(()) };
+        let (mut content, delay) = self.draw_message();
+        if self.random.below(3) == 0 {
+            content.idempotency = Some(format!("id{}", self.history.messages.len()));
+        }
+        let numbers = self.history.publish(topic, &[(content, delay)]);
+        let number = numbers[0];
+        let published = self.topics[&topic].publish(self.message(number));
+        self.log.say(format!("publish {number} on {topic}: {}", said_of(&published)));
+        match published {
+            Ok(receipt) => {
+                self.accepts(&receipt, number)?;
+                self.history.published(number, Answer::Yes, Some(receipt.id))
+            }
+            Err(PublishError::Indeterminate { .. }) => {
+                self.poisoned = true;
+                self.history.published(number, Answer::Unknown, None)
+            }
+            Err(PublishError::Storage { .. }) if self.in_trouble() => {
+                self.history.published(number, Answer::No, None)
+            }
+            Err(error) => Err(format!("publish {number}: {error}")),
+        }
+    }
+
+    fn accepts(&self, receipt: &Receipt, number: usize) -> Done {
+        if receipt.deduplicated {
+            return Err(format!("P14: message {number} is taken for another, {}", receipt.id));
+        }
+        if self.poisoned {
+            return Err(format!("P19: message {number} was accepted after a failure"));
+        }
+        Ok(())
+    }
+
+    fn publish_all(&mut self) -> Done {
+        let Some(topic) = self.pick_topic() else { return Ok(()) };
+        let count = 2 + self.random.below(5);
+        let contents: Vec<_> = (0..count).map(|_| self.draw_message()).collect();
+        let numbers = self.history.publish(topic, &contents);
+        let messages: Vec<_> = numbers.iter().map(|&number| self.message(number)).collect();
+        let published = self.topics[&topic].publish_all(messages);
+        let said = published.as_ref().map_err(|error| error.kind.to_string());
+        self.log.say(format!("publish {numbers:?} on {topic}: {said:?}"));
+        let (answer, receipts): (_, Vec<Option<MessageId>>) = match &published {
+            Ok(receipts) => {
+                for (receipt, number) in receipts.iter().zip(&numbers) {
+                    self.accepts(receipt, *number)?;
+                }
+                (Answer::Yes, receipts.iter().map(|receipt| Some(receipt.id)).collect())
+            }
+            Err(error) => match error.kind {
+                PublishErrorKind::Indeterminate { .. } => {
+                    self.poisoned = true;
+                    (Answer::Unknown, vec![None; numbers.len()])
+                }
+                PublishErrorKind::Storage { .. } if self.in_trouble() => (Answer::No, vec![None; numbers.len()]),
+                _ => return Err(format!("publish {numbers:?}: {error:?}")),
+            },
+        };
+        for (number, receipt) in numbers.into_iter().zip(receipts) {
+            self.history.published(number, answer, receipt)?;
+        }
+        Ok(())
+    }
+
+    /// The same again under its idempotency id, or another under it.
+    fn repeat(&mut self) -> Done {
+        let Some(topic) = self.pick_topic() else { return Ok(()) };
+        let ids: Vec<usize> = self.history.topics[topic].by_idempotency.values().copied().collect();
+        let newest = ids.iter().copied().max();
+        let Some(first) = newest.filter(|_| self.random.below(3) > 0).or_else(|| self.pick(ids.into_iter())) else {
+            return Ok(());
+        };
+        let conflicts = self.random.below(5) == 0;
+        let original = self.history.messages[first].clone();
+        let age = self.history.clock - original.published;
+        let is_known = age < WINDOW.as_nanos() as u64;
+        if age.abs_diff(WINDOW.as_nanos() as u64) < 1_000_000 || original.content.idempotency.is_none() {
+            return Ok(());
+        }
+        // The event says its number, so a new one differs; the same again is the old event.
+        let mut content = original.content.clone();
+        content.len = content.len.max(40);
+        let numbers = self.history.publish(topic, &[(content, 0)]);
+        let number = numbers[0];
+        let same = !conflicts && is_known;
+        let mut message = if same { self.message(first) } else { self.message(number) };
+        if same && original.due > original.published {
+            message = message.deliver_after(DELAY);
+        }
+        let published = self.topics[&topic].publish(message);
+        self.log.say(format!("repeat {first} as {number} on {topic}, same {same}: {}", said_of(&published)));
+        let fate = if is_known { original.fate } else { Fate::Gone };
+        match (published, fate) {
+            (Ok(receipt), Fate::Sure | Fate::Unsure) if same && receipt.deduplicated => {
+                self.history.published(number, Answer::No, None)?;
+                self.history.messages[first].fate = Fate::Sure;
+                self.history.identify(first, receipt.id)
+            }
+            (Err(PublishError::IdempotencyConflict(_)), Fate::Sure | Fate::Unsure) if !same => {
+                self.history.messages[first].fate = Fate::Sure;
+                self.history.published(number, Answer::No, None)
+            }
+            (Ok(receipt), Fate::Gone | Fate::Unsure) if !receipt.deduplicated => {
+                self.accepts(&receipt, number)?;
+                self.became(first, number, same, Answer::Yes, Some(receipt.id))
+            }
+            (Err(PublishError::Indeterminate { .. }), _) => {
+                self.poisoned = true;
+                self.became(first, number, same, Answer::Unknown, None)
+            }
+            (Err(PublishError::Storage { .. }), _) if self.in_trouble() => {
+                self.history.published(number, Answer::No, None)
+            }
+            (published, fate) => {
+                Err(format!("P14: {first} again as {number}, which was {fate:?}: {}", said_of(&published)))
+            }
+        }
+    }
+
+    /// The repeat was news. The event says the first one's number: that one is what was published now.
+    fn became(&mut self, first: usize, number: usize, same: bool, answer: Answer, id: Option<MessageId>) -> Done {
+        if !same {
+            return self.history.published(number, answer, id);
+        }
+        self.history.published(number, Answer::No, None)?;
+        let (born, batch, published) = {
+            let now = &self.history.messages[number];
+            (now.born, now.batch, now.published)
+        };
+        let again = &mut self.history.messages[first];
+        again.due = published + (again.due - again.published);
+        (again.born, again.batch, again.published, again.id) = (born, batch, published, None);
+        self.history.published(first, answer, id)
+    }
+
+    fn pick_subscription(&mut self) -> Option<usize> {
+        let subscriptions: Vec<usize> = self.subscriptions.keys().copied().collect();
+        self.pick(subscriptions.into_iter())
+    }
+
+    fn receive(&mut self) -> Done {
+        let Some(number) = self.pick_subscription() else { return Ok(()) };
+        let received = self.subscriptions[&number].try_recv();
+        match received {
+            Ok(delivery) => self.got(number, delivery),
+            Err(error) => self.got_nothing(number, error, 1),
+        }
+    }
+
+    fn got(&mut self, number: usize, delivery: Delivery<String>) -> Done {
+        let seen = seen(delivery.message(), delivery.attempt(), 0)?;
+        self.log.say(format!("s{number} receives {} ({}), attempt {}", seen.message, seen.id, seen.attempt));
+        self.is_not_paused(number)?;
+        self.history.delivered(number, &seen)?;
+        if self.history.subscriptions[number].mode != DeliveryMode::AtMostOnce {
+            self.held.push((number, seen.message, delivery));
+        }
+        Ok(())
+    }
+
+    fn is_not_paused(&self, number: usize) -> Done {
+        match self.history.subscriptions[number].paused {
+            Some(true) => Err(format!("s{number} is paused, and delivers")),
+            _ => Ok(()),
+        }
+    }
+
+    fn got_nothing(&mut self, number: usize, error: TryRecvError, most: u64) -> Done {
+        self.log.say(format!("s{number} receives {error:?}"));
+        match error {
+            TryRecvError::Empty => Ok(()),
+            TryRecvError::Storage { .. } if self.in_trouble() => {
+                self.history.receive_failed(number, most);
+                Ok(())
+            }
+            error => Err(format!("s{number} receives {error:?}")),
+        }
+    }
+
+    fn receive_batch(&mut self) -> Done {
+        let Some(number) = self.pick_subscription() else { return Ok(()) };
+        let most = 1 + self.random.below(6);
+        match self.subscriptions[&number].try_recv_batch(most as usize) {
+            Err(error) => self.got_nothing(number, error, most),
+            Ok(batch) if self.random.below(2) == 0 => self.ack_batch(number, batch),
+            Ok(batch) => batch.into_iter().try_for_each(|delivery| self.got(number, delivery)),
+        }
+    }
+
+    fn ack_batch(&mut self, number: usize, mut batch: Batch<String>) -> Done {
+        self.is_not_paused(number)?;
+        // One is looked at by itself, because a batch does not say attempts.
+        let first = batch.pop();
+        let mut messages = Vec::new();
+        for message in batch.iter() {
+            messages.push(message.event().split(':').next().and_then(|number| number.parse::<usize>().ok()));
+            let attempt = self.next_attempt(number, *messages.last().expect("just pushed"));
+            let seen = seen(message, attempt, 0)?;
+            self.history.delivered(number, &seen)?;
+        }
+        self.log.say(format!("s{number} receives a batch, and acks {messages:?}"));
+        if messages.is_empty() {
+            drop(batch);
+        } else {
+            let done = batch.ack();
+            self.log.say(format!("acks: {done:?}"));
+            for message in messages.into_iter().flatten() {
+                self.history.acked(number, message, answer_of_settling(&done));
+            }
+            self.settled(&done)?;
+        }
+        first.map_or(Ok(()), |first| self.got(number, first))
+    }
+
+    fn next_attempt(&mut self, number: usize, message: Option<usize>) -> u32 {
+        message.map_or(0, |message| self.history.subscriptions[number].standing(message).spent.0 + 1)
+    }
+
+    fn settled(&self, done: &Result<(), SettleError>) -> Done {
+        match done {
+            Ok(()) | Err(SettleError::LeaseExpired { .. } | SettleError::Deleted) => Ok(()),
+            Err(SettleError::Storage { .. } | SettleError::Indeterminate { .. }) if self.in_trouble() => Ok(()),
+            Err(error) => Err(format!("settling: {error}")),
+        }
+    }
+
+    fn settle(&mut self) -> Done {
+        if self.held.is_empty() {
+            return self.receive();
+        }
+        let at = self.random.below(self.held.len() as u64) as usize;
+        let (number, message, delivery) = self.held.remove(at);
+        let way = self.random.below(10);
+        let done = match way {
+            0..6 => delivery.ack(),
+            6..8 => delivery.nack(),
+            8 => delivery.release(),
+            _ => delivery.reject("no good"),
+        };
+        self.log.say(format!("s{number} settles {message} in way {way}: {done:?}"));
+        let book = &self.history.subscriptions[number];
+        if matches!(done, Err(SettleError::LeaseExpired { .. })) && book.ordered {
+            // It went back with an earlier one of its key.
+            self.history.subscriptions[number].standing(message).held = false;
+            return Ok(());
+        }
+        let is_sound = !self.in_trouble();
+        match (way, &done) {
+            (0..6, _) => self.history.acked(number, message, answer_of_settling(&done)),
+            (_, Err(SettleError::Deleted)) => {}
+            (6..8, Ok(())) => self.fails(number, message),
+            (8, Ok(())) => self.gives_back(number, message),
+            (_, Ok(())) => self.history.rejected(number, message, is_sound),
+            (..) => {}
+        }
+        if matches!(done, Err(SettleError::LeaseExpired { .. })) {
+            return Err(format!("P6: s{number} had lost {message} before its time"));
+        }
+        self.settled(&done)
+    }
+
+    fn fails(&mut self, number: usize, message: usize) {
+        let is_sound = !self.in_trouble();
+        self.history.nacked(number, message, is_sound);
+        self.release_followers(number, message);
+    }
+
+    fn gives_back(&mut self, number: usize, message: usize) {
+        self.history.released(number, message);
+        self.release_followers(number, message);
+    }
+
+    /// Of an ordered subscription's run, those behind one that goes back go back, too: their attempts are not known.
+    fn release_followers(&mut self, number: usize, message: usize) {
+        let key = self.history.messages[message].content.key.clone();
+        let book = &mut self.history.subscriptions[number];
+        if !book.ordered || key.is_none() {
+            return;
+        }
+        for (other, standing) in book.standings.range_mut(message + 1..) {
+            if self.history.messages[*other].content.key == key && standing.settled == Settled::No {
+                standing.held = false;
+                standing.spent.0 = 0;
+            }
+        }
+    }
+
+    fn pause_some(&mut self) -> Done {
+        if let Some(number) = self.pick_subscription() {
+            let paused = self.random.below(2) == 0;
+            self.pause(number, paused);
+        }
+        Ok(())
+    }
+
+    fn pause(&mut self, number: usize, paused: bool) {
+        let subscription = &self.subscriptions[&number];
+        let done = if paused { subscription.pause() } else { subscription.resume() };
+        self.log.say(format!("s{number} paused {paused}: {done:?}"));
+        let known = &mut self.history.subscriptions[number].paused;
+        *known = if done.is_ok() || *known == Some(paused) { Some(paused) } else { None };
+    }
+
+    fn update_some(&mut self) -> Done {
+        let Some(number) = self.pick_subscription() else { return Ok(()) };
+        let most = 2 + self.random.below(50);
+        let done = self.subscriptions[&number].update().max_outstanding(most as usize).apply();
+        self.log.say(format!("s{number} outstanding {most}: {done:?}"));
+        let known = &mut self.history.subscriptions[number].outstanding_max;
+        if done.is_ok() {
+            known.clear();
+        }
+        known.push(most);
+        Ok(())
+    }
+
+    fn delete_subscription(&mut self) -> Done {
+        let Some(number) = self.pick_subscription() else { return Ok(()) };
+        let done = self.subscriptions[&number].delete();
+        self.log.say(format!("delete s{number}: {done:?}"));
+        self.history.subscriptions[number].fate = answer_of(&done).fate_after_end();
+        self.held.retain(|(of, ..)| *of != number);
+        self.subscriptions.remove(&number);
+        Ok(())
+    }
+
+    /// Also one that nobody has opened.
+    fn delete_topic(&mut self) -> Done {
+        let live: Vec<usize> =
+            (0..self.history.topics.len()).filter(|&topic| self.history.topics[topic].fate == Fate::Sure).collect();
+        let Some(topic) = self.pick(live.into_iter()).filter(|&topic| self.history.topics[topic].name != DEAD) else {
+            return Ok(());
+        };
+        let name = self.history.topics[topic].name.clone();
+        let done = self.broker.delete_topic(&name);
+        self.log.say(format!("delete topic {name}: {done:?}"));
+        if done.is_err() && !self.in_trouble() {
+            return Err(format!("topic {name}: {done:?}"));
+        }
+        self.history.end_topic(topic, answer_of(&done));
+        self.topics.remove(&topic);
+        for number in 0..self.history.subscriptions.len() {
+            if self.history.subscriptions[number].topic == topic {
+                self.held.retain(|(of, ..)| *of != number);
+                self.subscriptions.remove(&number);
+                if done.is_ok() {
+                    self.history.subscriptions[number].fate = Fate::Gone;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn advance(&mut self) {
+        let nanos = match self.random.below(8) {
+            0 => self.random.below(40_000_000_000),
+            _ => self.random.below(2_000_000_000),
+        };
+        self.log.say(format!("{nanos} ns pass"));
+        self.clock.advance(Duration::from_nanos(nanos));
+        self.history.clock += nanos;
+    }
+
+    /// In good order.
+    pub(super) fn shut_down(self) -> Done {
+        let is_sound = !self.in_trouble();
+        let Process { history, log, broker, held, .. } = self;
+        let done = broker.shutdown(Duration::ZERO);
+        log.say(format!("shutdown: {done:?}"));
+        drop(held);
+        match done {
+            Ok(_) => {
+                history.shut_down();
+                Ok(())
+            }
+            Err(_) if !is_sound => Ok(()),
+            Err(error) => Err(format!("shutdown: {error}")),
+        }
+    }
+}
+
+fn said_of<E>(published: &Result<Receipt, PublishError<E>>) -> String {
+    match published {
+        Ok(receipt) => format!("{receipt:?}"),
+        Err(error) => format!("{error}"),
+    }
+}

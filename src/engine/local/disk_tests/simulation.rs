@@ -1,0 +1,238 @@
+//! Random programs, and a crash after each: the same seed gives the same run.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::audit::audit;
+use super::driver::{Log, Process};
+use super::history::History;
+use super::{open, setting};
+use crate::engine::local::disk_tests::eventflow::ManualClock;
+use crate::journal::disk::Disk;
+use crate::journal::disk::faulty::{Fault, FaultyDisk, KINDS, Lasts};
+use crate::journal::disk::sim::{Full, Random, SimDisk, Tear};
+
+/// What goes wrong while a process runs.
+#[derive(Clone, Copy, Debug)]
+enum Trouble {
+    None,
+    Stop(u64),
+    Fault(Fault, u64, Lasts),
+    LoseSync(u64),
+    Full(u64, Full),
+}
+
+/// How a process ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// The machine goes on.
+    Kill,
+    Power,
+    /// In good order, and then the power fails.
+    ShutDown,
+    /// All handles are dropped.
+    Drop,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counts {
+    pub(super) crashes: u64,
+    pub(super) in_recovery: u64,
+    pub(super) steps: u64,
+    pub(super) troubles: u64,
+    pub(super) checkpoints: u64,
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Counts { crashes, in_recovery, steps, troubles, checkpoints } = self;
+        write!(
+            f,
+            "{crashes} crashes, {in_recovery} of them in a recovery, {troubles} after a failure, {steps} steps, {checkpoints} with a checkpoint"
+        )
+    }
+}
+
+struct Simulation {
+    random: Random,
+    disk: SimDisk,
+    history: History,
+    log: Log,
+    counts: Counts,
+}
+
+/// A whole run. What goes wrong is told with the newest of what was done.
+fn run(seed: u64, generations: u64, counts: &mut Counts) -> Result<Vec<String>, String> {
+    let mut simulation = Simulation {
+        random: Random::new(seed),
+        disk: SimDisk::new(),
+        history: History::default(),
+        log: Log::default(),
+        counts: *counts,
+    };
+    for _ in 0..generations {
+        let done = simulation.generation();
+        *counts = simulation.counts;
+        done.map_err(|what| {
+            let (log, trace) = (simulation.log.newest(setting("EVENTFLOW_DISK_LINES", 60) as usize), simulation.disk.trace(20));
+            format!("{what}\nseed {seed}; what was done:\n{log}\nthe newest calls:\n{trace}")
+        })?;
+    }
+    Ok(simulation.log.lines().to_vec())
+}
+
+impl Simulation {
+    fn draw_trouble(&mut self) -> Trouble {
+        let random = &mut self.random;
+        let kind = KINDS[random.below(8) as usize];
+        let lasts = if random.below(2) == 0 { Lasts::Once } else { Lasts::ForGood };
+        match random.below(10) {
+            0..3 => Trouble::None,
+            3..6 => Trouble::Stop(1 + random.below(150)),
+            6 => Trouble::LoseSync(1 + random.below(60)),
+            7 => Trouble::Full(random.below(40_000), [Full::Refuses, Full::WritesShort][random.below(2) as usize]),
+            _ => {
+                let faults =
+                    [Fault::Fails(kind), Fault::FailsAfter(kind), Fault::WritesHalfAndFails(kind), Fault::WritesShort];
+                Trouble::Fault(faults[random.below(4) as usize], 1 + random.below(200), lasts)
+            }
+        }
+    }
+
+    fn draw_end(&mut self) -> End {
+        match self.random.below(10) {
+            0..4 => End::Kill,
+            4..8 => End::Power,
+            8 => End::ShutDown,
+            _ => End::Drop,
+        }
+    }
+
+    fn generation(&mut self) -> Result<(), String> {
+        let (trouble, end) = (self.draw_trouble(), self.draw_end());
+        let steps = 5 + self.random.below(60);
+        self.log.say(format!("-- {trouble:?}, {end:?}"));
+        let (disk, is_troubled) = self.troubled(trouble);
+        let started = Process::start(disk, &mut self.history, &mut self.log, &mut self.random, is_troubled)?;
+        if let Some(mut process) = started {
+            for step in 0..steps {
+                self.counts.steps += 1;
+                process.step()?;
+                if matches!(trouble, Trouble::Full(..)) && step == steps / 2 {
+                    self.disk.set_capacity(u64::MAX, Full::Refuses);
+                }
+            }
+            self.counts.troubles += u64::from(process.in_trouble());
+            self.counts.checkpoints += u64::from(self.disk.trace(200).contains("checkpoint"));
+            match end {
+                End::ShutDown => process.shut_down()?,
+                End::Drop => drop(process),
+                // What the process drops now reaches no disk.
+                End::Kill | End::Power => self.disk.stop(),
+            }
+        }
+        let with_power = matches!(end, End::Power | End::ShutDown);
+        self.ends(with_power, matches!(trouble, Trouble::LoseSync(_)))?;
+        self.history.crashed(with_power);
+        self.look()
+    }
+
+    fn troubled(&self, trouble: Trouble) -> (Arc<dyn Disk>, Box<dyn Fn() -> bool>) {
+        let disk = self.disk.clone();
+        let plain: Arc<dyn Disk> = Arc::new(disk.clone());
+        match trouble {
+            Trouble::None => (plain, Box::new(|| false)),
+            Trouble::Stop(change) => {
+                disk.stop_at(change);
+                (plain, Box::new(move || disk.is_down()))
+            }
+            Trouble::LoseSync(number) => {
+                disk.lose_sync(number);
+                (plain, Box::new(move || disk.syncs() >= number))
+            }
+            Trouble::Full(room, full) => {
+                disk.set_capacity(disk.used() + room, full);
+                (plain, Box::new(|| true))
+            }
+            Trouble::Fault(fault, at, lasts) => {
+                let faulty = FaultyDisk::new(plain, fault, at, lasts);
+                (Arc::new(faulty.clone()), Box::new(move || faulty.fired() > 0))
+            }
+        }
+    }
+
+    /// This process, or machine, ends; and perhaps so does the next one while it recovers.
+    fn ends(&mut self, with_power: bool, has_lost: bool) -> Result<(), String> {
+        self.cut(with_power, has_lost);
+        for _ in 0..2 {
+            if self.random.below(4) > 0 {
+                break;
+            }
+            self.counts.in_recovery += 1;
+            self.disk.stop_at(1 + self.random.below(30));
+            let clock = ManualClock::new();
+            let opened = open(Arc::new(self.disk.clone()), &clock);
+            self.log.say(format!("recovery: {:?}", opened.as_ref().map(|_| ()).map_err(ToString::to_string)));
+            if opened.is_err() && !self.disk.is_down() {
+                return Err(format!("P18: it does not open: {opened:?}"));
+            }
+            self.disk.stop();
+            drop(opened);
+            let with_power = self.random.below(2) == 0;
+            self.cut(with_power, false);
+        }
+        Ok(())
+    }
+
+    fn cut(&mut self, with_power: bool, has_lost: bool) {
+        self.counts.crashes += 1;
+        self.disk.set_capacity(u64::MAX, Full::Refuses);
+        if !with_power {
+            self.disk = self.disk.kill();
+            if has_lost && self.random.below(2) == 0 {
+                self.log.say("the cache is evicted".to_owned());
+                self.disk.evict();
+            }
+            return;
+        }
+        let tear = [Tear::Never, Tear::Mixes, Tear::Garbage][self.random.below(3) as usize];
+        let cuts = self.disk.cuts(8, self.random.next(), tear);
+        let cut = &cuts[self.random.below(cuts.len() as u64) as usize];
+        self.log.say(format!("the power fails: {cut}"));
+        self.disk = self.disk.restart(cut);
+    }
+
+    fn look(&mut self) -> Result<(), String> {
+        let reversed = self.random.below(2) == 0;
+        let found = audit(&self.disk.fork(), self.history.clock, reversed)?;
+        self.history.compare(&found)
+    }
+}
+
+#[test]
+fn p1_to_p15_hold_over_random_programs_and_crashes() {
+    let first = setting("EVENTFLOW_DISK_SEED", 1);
+    let seeds = setting("EVENTFLOW_DISK_SEEDS", 40);
+    let generations = setting("EVENTFLOW_DISK_GENERATIONS", 12);
+    let mut counts = Counts::default();
+    let mut failures = 0;
+    for seed in first..first + seeds {
+        if let Err(what) = run(seed, generations, &mut counts) {
+            failures += 1;
+            println!("FAILED seed {seed}: {}", what.lines().next().unwrap_or_default());
+            if setting("EVENTFLOW_DISK_GO_ON", 0) == 0 {
+                panic!("{what}");
+            }
+        }
+    }
+    println!("{counts}, {failures} failures");
+    assert_eq!(failures, 0);
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    for seed in 1..4 {
+        let [one, other] = [(); 2].map(|()| run(seed, 6, &mut Counts::default()));
+        assert_eq!(one, other, "seed {seed}");
+    }
+}
