@@ -11,6 +11,7 @@ use crate::engine::local::recovered::Recovered;
 use crate::engine::local::store::Store;
 use crate::error::{DeleteError, Error, OpenError, RecvError, Result};
 use crate::options::{Capabilities, Capability, Durability, OnDamage};
+use crate::sequence::Sequence;
 use crate::stats::{BrokerStats, RecoveryReport, ShutdownReport};
 use crate::topic::TopicBuilder;
 use crate::transaction::Transaction;
@@ -213,6 +214,15 @@ impl Broker {
             stats.backlog += totals.backlog;
             stats.outstanding += totals.outstanding;
             stats.resident_bytes += totals.resident_bytes;
+        }
+        // Those that nobody has opened since they were read back.
+        for topic in self.core().recovered.lock().topics() {
+            stats.topics += 1;
+            stats.published += topic.next - Sequence::FIRST;
+            for book in topic.books.values() {
+                stats.subscriptions += 1;
+                stats.backlog += book.ledger.settled().unsettled_before(topic.next);
+            }
         }
         stats.disk_bytes = self.core().store.as_ref().map_or(0, |store| store.disk_bytes());
         stats

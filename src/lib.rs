@@ -119,6 +119,28 @@
 //! An effect in a database of yours happens once if the message's idempotency id is recorded in the same database transaction: the [`inbox`] does that, through your own driver.
 //! A message that is to be published if, and only if, a transaction of your database commits goes through the [`outbox`].
 //!
+//! # On disk
+//!
+//! In a directory, what a broker accepted is there again after a restart or a crash. A publish returns when its message is as safe as the [`Durability`] says, and nobody sees it before. Events need a [`Codec`]; raw bytes and strings
+//! have one by themselves.
+//!
+//! ```
+//! # let dir = std::env::temp_dir().join(format!("eventflow-doc-front-{}", std::process::id()));
+//! # use eventflow::Broker;
+//! let broker = Broker::open(&dir)?;
+//! let orders = broker.topic::<String>("orders").open()?;
+//! let billing = orders.subscription("billing").open()?;
+//! orders.publish("order 7")?;
+//! drop((broker, orders, billing)); // or the process dies
+//!
+//! let broker = Broker::open(&dir)?;
+//! let billing = broker.topic::<String>("orders").open()?.subscription("billing").open()?;
+//! assert_eq!(*billing.recv()?, "order 7");
+//! # drop((billing, broker));
+//! # std::fs::remove_dir_all(&dir).ok();
+//! # Ok::<(), eventflow::Error>(())
+//! ```
+//!
 //! # Back in time, and time at will
 //!
 //! A topic with a [`Retention`] keeps what is settled, so that a subscription can [`seek`](Subscription::seek) back or start late. With a [`ManualClock`], a test of
@@ -156,7 +178,6 @@
 
 #[cfg(feature = "async")]
 mod asynchronous;
-#[allow(dead_code, reason = "nothing above uses it yet")]
 mod binary;
 mod broker;
 mod channel;

@@ -68,7 +68,7 @@ pub struct TopicStats {
     pub resident_messages: u64,
     /// Their bytes, as the topic's `weigh` counts them.
     pub resident_bytes: u64,
-    /// Bytes on disk: none.
+    /// Bytes on disk. 0 in memory; on disk topics share the journal, which counts for the broker.
     pub disk_bytes: u64,
 }
 
@@ -88,7 +88,7 @@ pub struct BrokerStats {
     pub outstanding: u64,
     /// Bytes in memory, as the topics weigh them.
     pub resident_bytes: u64,
-    /// Bytes on disk: none.
+    /// Bytes that the files of a broker on disk take; 0 in memory.
     pub disk_bytes: u64,
 }
 

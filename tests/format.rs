@@ -479,7 +479,7 @@ fn publish_some(broker: &Broker, round: u64, listing: &mut Listing) {
         said("raw/bytes", receipt.id.sequence(), payload);
     }
     let delivery = billing.try_recv().unwrap();
-    let rejected = delivery.event().clone();
+    let rejected = String::clone(&delivery);
     delivery.reject("no such customer").unwrap();
     said("dead", round + 1, rejected.as_bytes());
     let short = broker.topic::<String>("short").open().unwrap();

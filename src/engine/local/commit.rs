@@ -490,7 +490,9 @@ where
     if let Err(reason) = ask(broker, inputs, outputs, now) {
         return Attempt::Refused(reason);
     }
-    if let Some(position) = broker.store.as_ref().and_then(|_| outputs.iter().find_map(|output| output.under_way())) {
+    if let Some(position) =
+        broker.store.as_ref().and_then(|_| outputs.iter().find_map(|output| output.under_way()))
+    {
         return Attempt::UnderWay(position);
     }
     if let Some(lack) = find_lack(inputs, outputs) {

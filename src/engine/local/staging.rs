@@ -340,7 +340,13 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         let new = parcels.iter().filter(|parcel| parcel.receipt.is_none());
         if new.clone().next().is_some() {
             let first = state.staging.next;
-            write_published(unit, self.log.incarnation(), first, published, new.map(|parcel| &*parcel.encoded));
+            write_published(
+                unit,
+                self.log.incarnation(),
+                first,
+                published,
+                new.map(|parcel| &*parcel.encoded),
+            );
         }
     }
 

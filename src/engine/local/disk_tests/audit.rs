@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::eventflow::{Broker, CreateError, ManualClock, MessageRef, Start, Subscription, Topic, TryRecvError};
+use super::eventflow::{
+    Broker, CreateError, ManualClock, MessageRef, Start, Subscription, Topic, TryRecvError,
+};
 use super::history::{Content, Seen};
 use super::open;
 use crate::journal::disk::sim::SimDisk;
@@ -67,7 +69,8 @@ pub(super) fn seen(message: MessageRef<'_, String>, attempt: u32, phase: u8) -> 
 pub(super) fn audit(disk: &SimDisk, now: u64, reversed: bool) -> Result<Found, String> {
     let clock = ManualClock::new();
     clock.advance(Duration::from_nanos(now));
-    let broker = open(Arc::new(disk.clone()), &clock).map_err(|error| format!("P18: it does not open: {error}"))?;
+    let broker =
+        open(Arc::new(disk.clone()), &clock).map_err(|error| format!("P18: it does not open: {error}"))?;
     drain(&broker, &clock, reversed)
 }
 
@@ -87,8 +90,14 @@ fn drain(broker: &Broker, clock: &ManualClock, reversed: bool) -> Result<Found, 
         found.topics.insert(name.clone(), FoundTopic::default());
         for book in topic.subscriptions() {
             let outstanding_max = outstanding_max(topic, &book)?;
-            let subscription = topic.subscription(&book).open().map_err(|error| format!("{book}: {error}"))?;
-            books.push((name, book, subscription, FoundSubscription { outstanding_max, ..Default::default() }));
+            let subscription =
+                topic.subscription(&book).open().map_err(|error| format!("{book}: {error}"))?;
+            books.push((
+                name,
+                book,
+                subscription,
+                FoundSubscription { outstanding_max, ..Default::default() },
+            ));
         }
     }
     for phase in 0..3 {

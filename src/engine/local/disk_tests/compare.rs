@@ -92,7 +92,8 @@ impl History {
                 seen.push(found_topic.kept.iter().any(|seen| seen.message == number));
             }
             for book in &self.subscriptions {
-                let is_reader = book.fate == Fate::Sure && book.mode != DeliveryMode::AtMostOnce && book.takes(message);
+                let is_reader =
+                    book.fate == Fate::Sure && book.mode != DeliveryMode::AtMostOnce && book.takes(message);
                 let standing = book.standings.get(&number).copied().unwrap_or_default();
                 if is_reader && standing.settled == Settled::No && standing.dead == Fate::Gone {
                     let deliveries = &found_topic.subscriptions[&book.name].deliveries;
@@ -109,7 +110,9 @@ impl History {
             let batch = self.messages[number].batch;
             let (first, other) = *batches.entry(batch).or_insert((number, fate));
             if other != fate {
-                return Err(format!("P5: of one batch, message {first} is {other:?} and {number} is {fate:?}"));
+                return Err(format!(
+                    "P5: of one batch, message {first} is {other:?} and {number} is {fate:?}"
+                ));
             }
             self.messages[number].fate = fate;
         }
@@ -145,14 +148,19 @@ impl History {
         let came_in = |phase| found.deliveries.iter().any(|seen| seen.phase == phase);
         match book.paused {
             Some(true) if came_in(0) => return Err(format!("{} was paused, and delivers", book.name)),
-            Some(false) if came_in(1) => return Err(format!("{} was not paused, and had to be resumed", book.name)),
+            Some(false) if came_in(1) => {
+                return Err(format!("{} was not paused, and had to be resumed", book.name));
+            }
             _ => {}
         }
         if came_in(0) && came_in(1) {
             return Err(format!("{} delivered, and more when it was resumed", book.name));
         }
         if !book.outstanding_max.contains(&found.outstanding_max) {
-            return Err(format!("{} has an option {}: {:?}", book.name, found.outstanding_max, book.outstanding_max));
+            return Err(format!(
+                "{} has an option {}: {:?}",
+                book.name, found.outstanding_max, book.outstanding_max
+            ));
         }
         book.outstanding_max = vec![found.outstanding_max];
         Ok(())
@@ -175,7 +183,8 @@ impl History {
                 _ => Err(format!("P11: message {message}, which is none of {}'s, is dead", book.name)),
             };
         }
-        let (ordered, after, discard_after, mode) = (book.ordered, book.dead_after, book.discard_after, book.mode);
+        let (ordered, after, discard_after, mode) =
+            (book.ordered, book.dead_after, book.discard_after, book.mode);
         let what = format!("message {message} ({:?}) on {}", published.id, book.name);
         if seen.is_some_and(|seen| seen.phase == 2 && published.due <= clock) && !ordered {
             return Err(format!("P1: {what} came late"));
@@ -194,7 +203,8 @@ impl History {
                 standing.dead = Fate::Gone;
             }
             (None, 1) => {
-                let may_be = standing.dead != Fate::Gone || after.is_some_and(|after| standing.spent.1 >= after);
+                let may_be =
+                    standing.dead != Fate::Gone || after.is_some_and(|after| standing.spent.1 >= after);
                 if !may_be || standing.settled == Settled::Yes {
                     return Err(format!("P11: {what} is dead, and nobody asked for that: {standing:?}"));
                 }
@@ -203,7 +213,9 @@ impl History {
             }
             (None, _) => {
                 let is_fine = match standing.settled {
-                    _ if standing.dead == Fate::Sure => return Err(format!("P11: {what} was dead, and is gone")),
+                    _ if standing.dead == Fate::Sure => {
+                        return Err(format!("P11: {what} was dead, and is gone"));
+                    }
                     Settled::Yes | Settled::Maybe | Settled::Here => true,
                     Settled::No if discard_after.is_some_and(|after| standing.spent.1 >= after) => true,
                     Settled::No => mode == DeliveryMode::AtMostOnce && lost > 0,
@@ -228,7 +240,9 @@ impl History {
             }
             match first_undone {
                 _ if undone.contains(ack) => first_undone = first_undone.or(Some(ack)),
-                Some(first) => return Err(format!("P8: the ack {first:?} was undone, and {ack:?} after it was not")),
+                Some(first) => {
+                    return Err(format!("P8: the ack {first:?} was undone, and {ack:?} after it was not"));
+                }
                 None => {}
             }
         }
@@ -251,7 +265,10 @@ impl History {
                 self.identify(seen.message, seen.id)?;
                 let message = &self.messages[seen.message];
                 if message.content != seen.content || message.topic != number || message.fate != Fate::Sure {
-                    return Err(format!("P2: message {} is in {}: {message:?}", seen.message, self.topics[number].name));
+                    return Err(format!(
+                        "P2: message {} is in {}: {message:?}",
+                        seen.message, self.topics[number].name
+                    ));
                 }
             }
             let is_kept = |number: usize| kept.iter().any(|seen| seen.message == number);

@@ -7,8 +7,9 @@ use std::time::Duration;
 use super::audit::{event, seen};
 use super::compare::DEAD;
 use super::eventflow::{
-    Batch, Broker, CreateError, DeadLetter, DedupWindow, Delivery, DeliveryMode, ManualClock, Message, MessageId,
-    PublishError, PublishErrorKind, Receipt, Retention, SettleError, Start, Subscription, Topic, TryRecvError,
+    Batch, Broker, CreateError, DeadLetter, DedupWindow, Delivery, DeliveryMode, ManualClock, Message,
+    MessageId, PublishError, PublishErrorKind, Receipt, Retention, SettleError, Start, Subscription, Topic,
+    TryRecvError,
 };
 use super::history::{self, Answer, Content, Fate, History, Settled};
 use super::open;
@@ -128,7 +129,9 @@ impl<'a> Process<'a> {
         }
         for number in 0..self.history.subscriptions.len() {
             let book = &self.history.subscriptions[number];
-            let Some(topic) = self.topics.get(&book.topic).filter(|_| book.fate == Fate::Sure) else { continue };
+            let Some(topic) = self.topics.get(&book.topic).filter(|_| book.fate == Fate::Sure) else {
+                continue;
+            };
             match topic.subscription(&book.name).open() {
                 Ok(opened) => drop(self.subscriptions.insert(number, opened)),
                 Err(_) if self.in_trouble() => continue,
@@ -190,11 +193,17 @@ impl<'a> Process<'a> {
 
     fn create_subscription(&mut self) -> Done {
         let Some(topic) = self.pick_topic() else { return Ok(()) };
-        let live = self.history.subscriptions.iter().filter(|book| book.topic == topic && book.fate != Fate::Gone);
+        let live =
+            self.history.subscriptions.iter().filter(|book| book.topic == topic && book.fate != Fate::Gone);
         if live.count() >= 4 {
             return Ok(());
         }
-        let modes = [DeliveryMode::AtLeastOnce, DeliveryMode::ExactlyOnce, DeliveryMode::ExactlyOnce, DeliveryMode::AtMostOnce];
+        let modes = [
+            DeliveryMode::AtLeastOnce,
+            DeliveryMode::ExactlyOnce,
+            DeliveryMode::ExactlyOnce,
+            DeliveryMode::AtMostOnce,
+        ];
         let mode = modes[self.random.below(4) as usize];
         let name = format!("s{}", self.history.subscriptions.len());
         let handle = self.topics[&topic].clone();
@@ -269,7 +278,8 @@ impl<'a> Process<'a> {
         };
         let content = Content {
             len: len as usize,
-            attribute: [None, Some("0"), Some("1"), Some("1")][self.random.below(4) as usize].map(str::to_owned),
+            attribute: [None, Some("0"), Some("1"), Some("1")][self.random.below(4) as usize]
+                .map(str::to_owned),
             key: [None, None, Some("a"), Some("b")][self.random.below(4) as usize].map(str::to_owned),
             idempotency: None,
         };
@@ -352,7 +362,9 @@ impl<'a> Process<'a> {
                     self.poisoned = true;
                     (Answer::Unknown, vec![None; numbers.len()])
                 }
-                PublishErrorKind::Storage { .. } if self.in_trouble() => (Answer::No, vec![None; numbers.len()]),
+                PublishErrorKind::Storage { .. } if self.in_trouble() => {
+                    (Answer::No, vec![None; numbers.len()])
+                }
                 _ => return Err(format!("publish {numbers:?}: {error:?}")),
             },
         };
@@ -367,7 +379,8 @@ impl<'a> Process<'a> {
         let Some(topic) = self.pick_topic() else { return Ok(()) };
         let ids: Vec<usize> = self.history.topics[topic].by_idempotency.values().copied().collect();
         let newest = ids.iter().copied().max();
-        let Some(first) = newest.filter(|_| self.random.below(3) > 0).or_else(|| self.pick(ids.into_iter())) else {
+        let Some(first) = newest.filter(|_| self.random.below(3) > 0).or_else(|| self.pick(ids.into_iter()))
+        else {
             return Ok(());
         };
         let conflicts = self.random.below(5) == 0;
@@ -418,7 +431,14 @@ impl<'a> Process<'a> {
     }
 
     /// The repeat was news. The event says the first one's number: that one is what was published now.
-    fn became(&mut self, first: usize, number: usize, same: bool, answer: Answer, id: Option<MessageId>) -> Done {
+    fn became(
+        &mut self,
+        first: usize,
+        number: usize,
+        same: bool,
+        answer: Answer,
+        id: Option<MessageId>,
+    ) -> Done {
         if !same {
             return self.history.published(number, answer, id);
         }
@@ -519,7 +539,9 @@ impl<'a> Process<'a> {
     fn settled(&self, done: &Result<(), SettleError>) -> Done {
         match done {
             Ok(()) | Err(SettleError::LeaseExpired { .. } | SettleError::Deleted) => Ok(()),
-            Err(SettleError::Storage { .. } | SettleError::Indeterminate { .. }) if self.in_trouble() => Ok(()),
+            Err(SettleError::Storage { .. } | SettleError::Indeterminate { .. }) if self.in_trouble() => {
+                Ok(())
+            }
             Err(error) => Err(format!("settling: {error}")),
         }
     }
@@ -577,8 +599,11 @@ impl<'a> Process<'a> {
         if !book.ordered || key.is_none() {
             return;
         }
-        for (other, standing) in book.standings.range_mut(message + 1..) {
-            if self.history.messages[*other].content.key == key && standing.settled == Settled::No {
+        let messages = &self.history.messages;
+        let place = |number: usize| (messages[number].born, number);
+        for (&other, standing) in &mut book.standings {
+            let follows = place(other) > place(message) && messages[other].content.key == key;
+            if follows && standing.settled == Settled::No {
                 standing.held = false;
                 standing.spent.0 = 0;
             }
@@ -626,9 +651,12 @@ impl<'a> Process<'a> {
 
     /// Also one that nobody has opened.
     fn delete_topic(&mut self) -> Done {
-        let live: Vec<usize> =
-            (0..self.history.topics.len()).filter(|&topic| self.history.topics[topic].fate == Fate::Sure).collect();
-        let Some(topic) = self.pick(live.into_iter()).filter(|&topic| self.history.topics[topic].name != DEAD) else {
+        let live: Vec<usize> = (0..self.history.topics.len())
+            .filter(|&topic| self.history.topics[topic].fate == Fate::Sure)
+            .collect();
+        let Some(topic) =
+            self.pick(live.into_iter()).filter(|&topic| self.history.topics[topic].name != DEAD)
+        else {
             return Ok(());
         };
         let name = self.history.topics[topic].name.clone();

@@ -193,7 +193,12 @@ impl History {
         (first..self.messages.len()).collect()
     }
 
-    pub(super) fn published(&mut self, message: usize, answer: Answer, id: Option<MessageId>) -> Result<(), String> {
+    pub(super) fn published(
+        &mut self,
+        message: usize,
+        answer: Answer,
+        id: Option<MessageId>,
+    ) -> Result<(), String> {
         self.messages[message].fate = answer.fate();
         if let Some(id) = id {
             self.identify(message, id)?;
@@ -223,7 +228,9 @@ impl History {
     /// What is seen is what was published, to whom it was published, and not settled there.
     pub(super) fn delivered(&mut self, subscription: usize, seen: &Seen) -> Result<(), String> {
         let number = seen.message;
-        let Some(message) = self.messages.get(number) else { return Err(format!("nobody published {number}")) };
+        let Some(message) = self.messages.get(number) else {
+            return Err(format!("nobody published {number}"));
+        };
         let book = &self.subscriptions[subscription];
         let what = format!("message {number} ({}) on {}", seen.id, book.name);
         if message.fate == Fate::Gone {
@@ -247,7 +254,9 @@ impl History {
         match (standing.settled, mode) {
             (Settled::No | Settled::Maybe, _) => {}
             (_, DeliveryMode::AtMostOnce) => return Err(format!("P13: {what} comes twice")),
-            (_, DeliveryMode::ExactlyOnce) => return Err(format!("P15: {what} was settled, and comes again")),
+            (_, DeliveryMode::ExactlyOnce) => {
+                return Err(format!("P15: {what} was settled, and comes again"));
+            }
             _ => return Err(format!("P8: {what} was settled, and comes again")),
         }
         if standing.held {
@@ -263,7 +272,12 @@ impl History {
         if after.is_some_and(|after| seen.attempt > after) {
             return Err(format!("P10: {what} is attempt {} of {after:?}", seen.attempt));
         }
-        *standing = Standing { settled: Settled::No, spent: (seen.attempt, seen.attempt), held: true, dead: standing.dead };
+        *standing = Standing {
+            settled: Settled::No,
+            spent: (seen.attempt, seen.attempt),
+            held: true,
+            dead: standing.dead,
+        };
         if mode == DeliveryMode::AtMostOnce {
             *standing = Standing { settled: Settled::Yes, held: false, ..*standing };
         }
@@ -276,7 +290,8 @@ impl History {
         if !book.ordered || key.is_none() {
             return Ok(());
         }
-        let earlier = self.messages[..number].iter().enumerate();
+        let place = |number: usize| (self.messages[number].born, number);
+        let earlier = self.messages.iter().enumerate().filter(|(other, _)| place(*other) < place(number));
         let waits = |(earlier, message): &(usize, &Message)| {
             let standing = book.standings.get(earlier).copied().unwrap_or_default();
             message.content.key == *key
@@ -285,7 +300,7 @@ impl History {
                 && standing.settled == Settled::No
                 && !standing.held
         };
-        match earlier.filter(waits).map(|(earlier, _)| earlier).next() {
+        match { earlier }.find(waits).map(|(earlier, _)| earlier) {
             Some(earlier) => Err(format!("P12: message {number} on {} overtakes {earlier}", book.name)),
             None => Ok(()),
         }

@@ -74,7 +74,10 @@ fn run(seed: u64, generations: u64, counts: &mut Counts) -> Result<Vec<String>, 
         let done = simulation.generation();
         *counts = simulation.counts;
         done.map_err(|what| {
-            let (log, trace) = (simulation.log.newest(setting("EVENTFLOW_DISK_LINES", 60) as usize), simulation.disk.trace(20));
+            let (log, trace) = (
+                simulation.log.newest(setting("EVENTFLOW_DISK_LINES", 60) as usize),
+                simulation.disk.trace(20),
+            );
             format!("{what}\nseed {seed}; what was done:\n{log}\nthe newest calls:\n{trace}")
         })?;
     }
@@ -90,10 +93,17 @@ impl Simulation {
             0..3 => Trouble::None,
             3..6 => Trouble::Stop(1 + random.below(150)),
             6 => Trouble::LoseSync(1 + random.below(60)),
-            7 => Trouble::Full(random.below(40_000), [Full::Refuses, Full::WritesShort][random.below(2) as usize]),
+            7 => Trouble::Full(
+                random.below(40_000),
+                [Full::Refuses, Full::WritesShort][random.below(2) as usize],
+            ),
             _ => {
-                let faults =
-                    [Fault::Fails(kind), Fault::FailsAfter(kind), Fault::WritesHalfAndFails(kind), Fault::WritesShort];
+                let faults = [
+                    Fault::Fails(kind),
+                    Fault::FailsAfter(kind),
+                    Fault::WritesHalfAndFails(kind),
+                    Fault::WritesShort,
+                ];
                 Trouble::Fault(faults[random.below(4) as usize], 1 + random.below(200), lasts)
             }
         }
