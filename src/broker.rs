@@ -323,9 +323,5 @@ impl BrokerBuilder {
 }
 
 fn capabilities_of(on_disk: bool) -> Capabilities {
-    if on_disk {
-        Capabilities::all_but(&[Capability::Seek, Capability::Snapshots])
-    } else {
-        Capabilities::all()
-    }
+    if on_disk { Capabilities::all_but(&[Capability::Seek]) } else { Capabilities::all() }
 }

@@ -18,18 +18,27 @@ use super::segment::{FRAMES_AT, WriteError};
 /// As much is gathered before it is written.
 const GATHERED_LEN: usize = 1 << 20;
 
+/// What a checkpoint says of itself.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct CheckpointHeader {
+    pub(super) identity: u64,
+    /// It is the state as all units before made it.
+    pub(super) position: u64,
+    /// The position after the last frame that is synced.
+    pub(super) durable: u64,
+}
+
 /// Writes one and returns its length. Nothing else is changed, also on failure.
 pub(super) fn write(
     disk: &dyn Disk,
     dir: &Path,
-    identity: u64,
-    position: u64,
+    header: &CheckpointHeader,
     chunks: &mut dyn Iterator<Item = Vec<u8>>,
 ) -> Result<u64, WriteError> {
-    let name = checkpoint_name(position);
+    let name = checkpoint_name(header.position);
     let aside = dir.join(CHECKPOINT_TMP);
     let written = remove_if_there(disk, &aside).and_then(|()| disk.create(&aside)).and_then(|file| {
-        let len = Image::write(&*file, identity, position, chunks)?;
+        let len = Image::write(&*file, header, chunks)?;
         file.sync()?;
         disk.rename(&aside, &dir.join(&name))?;
         Ok(len)
@@ -58,17 +67,13 @@ struct Image<'a> {
 impl Image<'_> {
     fn write(
         file: &dyn DiskFile,
-        identity: u64,
-        position: u64,
+        header: &CheckpointHeader,
         chunks: &mut dyn Iterator<Item = Vec<u8>>,
     ) -> io::Result<u64> {
         let salt = random();
-        let header = FileHeader {
-            salt,
-            position,
-            durable: position,
-            ..FileHeader::new(FileKind::Checkpoint, identity)
-        };
+        let &CheckpointHeader { identity, position, durable } = header;
+        let header =
+            FileHeader { salt, position, durable, ..FileHeader::new(FileKind::Checkpoint, identity) };
         header.write(file)?;
         let mut image = Image { file, salt, gathered: Vec::new(), offset: FRAMES_AT, chain: 0 };
         let (mut count, mut bytes) = (0_u64, 0_u64);
@@ -107,6 +112,8 @@ impl Image<'_> {
 #[derive(Debug)]
 pub(super) struct CheckpointFile {
     reader: FrameReader,
+    /// The position after the last frame that was synced when it was written.
+    pub(super) durable: u64,
     /// Of the file.
     pub(super) len: u64,
 }
@@ -136,7 +143,7 @@ impl CheckpointFile {
         match FileHeader::read(FileKind::Checkpoint, &*file)? {
             HeaderRead::Good(header) if header.identity == identity && header.position == position => {
                 let reader = FrameReader::new(file, header.salt, u64::MAX)?;
-                Ok(Found::Checkpoint(CheckpointFile { reader, len }))
+                Ok(Found::Checkpoint(CheckpointFile { reader, durable: header.durable, len }))
             }
             HeaderRead::Version(major) => Ok(Found::Version(major)),
             _ => Ok(Found::Bad(len)),

@@ -112,6 +112,7 @@ struct Core<T> {
     ended: Option<Ended>,
     /// As the writer had it after the last round, so that nobody waits for a sync to hear it.
     since_checkpoint: u64,
+    has_spare: bool,
     disk_bytes: u64,
 }
 
@@ -151,6 +152,7 @@ impl<T> Commits<T> {
             waiters: Vec::new(),
             ended: None,
             since_checkpoint: 0,
+            has_spare: false,
             disk_bytes: 0,
         };
         core.measure(&writer);
@@ -201,6 +203,10 @@ impl<T> Commits<T> {
 
     pub(super) fn since_checkpoint(&self) -> u64 {
         self.core.lock().since_checkpoint
+    }
+
+    pub(super) fn has_spare(&self) -> bool {
+        self.core.lock().has_spare
     }
 
     pub(super) fn disk_bytes(&self) -> u64 {
@@ -419,6 +425,7 @@ impl<T> Core<T> {
 
     fn measure(&mut self, writer: &Writer) {
         self.since_checkpoint = writer.since_checkpoint;
+        self.has_spare = writer.spare.is_some();
         self.disk_bytes = writer.disk_bytes();
     }
 

@@ -40,9 +40,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::checkpoint::CheckpointHeader;
 use self::commit::{Commits, Level};
 use self::disk::{Disk, Lock};
-pub(crate) use self::error::{Damage, JournalError, JournalOpenError};
+#[allow(unused_imports, reason = "nothing above uses it yet")]
+pub(crate) use self::error::Damage;
+pub(crate) use self::error::{JournalError, JournalOpenError};
 pub(crate) use self::recovery::{Recovery, Replayed};
 use self::segment::WriteError;
 pub(crate) use self::writer::Space;
@@ -103,7 +106,7 @@ pub(crate) struct Journal<T> {
     commits: Commits<T>,
     commit_level: Level,
     segment_len: u64,
-    /// Held by who writes a checkpoint.
+    /// Held by who writes a checkpoint or a spare.
     checkpointing: Mutex<()>,
     disk: Arc<dyn Disk>,
     /// Last, so that it is let go when all else is.
@@ -216,14 +219,15 @@ impl<T: Send> Journal<T> {
                 Err(error) => return Err(error),
             }
         }
-        let (dir, identity) = self.commits.with_writer(|writer| {
+        let (dir, header) = self.commits.with_writer(|writer| {
             assert!(
                 writer.checkpoints.last().is_none_or(|&(newest, _)| newest <= position.0),
                 "checkpoints only go forward"
             );
-            (writer.dir.clone(), writer.identity)
+            let (identity, durable) = (writer.identity, writer.durable);
+            (writer.dir.clone(), CheckpointHeader { identity, position: position.0, durable })
         });
-        match checkpoint::write(&*self.disk, &dir, identity, position.0, chunks) {
+        match checkpoint::write(&*self.disk, &dir, &header, chunks) {
             Ok(len) => {
                 self.commits.with_writer(|writer| writer.checkpointed(position.0, len));
                 Ok(())
@@ -236,6 +240,31 @@ impl<T: Send> Journal<T> {
                 Err(self.commits.poison_outside(error))
             }
         }
+    }
+
+    /// There is nothing yet to make the next segment of.
+    pub(crate) fn wants_spare(&self) -> bool {
+        !self.commits.has_spare()
+    }
+
+    /// Writes and syncs a segment's worth of room ahead, so that no commit has to; once there are two checkpoints, old segments serve instead. It also is what a journal is opened with on a full disk.
+    /// Others commit meanwhile.
+    ///
+    /// # Errors
+    /// [`JournalError::NoSpace`]: nothing changed, and commits make room as they need it. Otherwise the journal accepts nothing more.
+    pub(crate) fn make_spare(&self) -> Result<(), JournalError> {
+        let _one = self.checkpointing.lock();
+        if let Some(reason) = self.poisoned() {
+            return Err(JournalError::Poisoned(reason));
+        }
+        if !self.wants_spare() {
+            return Ok(());
+        }
+        let dir = self.commits.with_writer(|writer| writer.dir.clone());
+        segment::make_spare(&*self.disk, &dir, self.segment_len)
+            .map_err(|error| self.commits.poison_outside(error))?;
+        self.commits.with_writer(|writer| writer.spare = Some(self.segment_len));
+        Ok(())
     }
 
     /// The position that the next unit gets.

@@ -85,7 +85,7 @@ pub(super) fn open(
     let mut damages: Vec<Damage> = damage.into_iter().collect();
     let checkpoint = replay_checkpoint(&**disk, dir, identity, &mut survey, &mut visit, &mut damages)?;
     let start = checkpoint.unwrap_or(0);
-    let state = (start, survey.durable.max(start));
+    let state = (start, survey.durable);
     let mut walk = Walk::new(&**disk, dir, options.on_damage, &survey.segments, &mut visit, state);
     let no_checkpoint = survey.checkpoints.last().map_or(0, |&(position, _)| position);
     walk.run(&checkpoint_name(no_checkpoint))?;
@@ -141,8 +141,7 @@ fn replay_checkpoint(
             Found::Version(major) => return Err(JournalOpenError::Version { file: name, major }),
             Found::Bad(len) => (0, len),
             Found::Checkpoint(mut file) => {
-                // It was not named before the units before it were synced.
-                survey.durable = survey.durable.max(position);
+                survey.durable = survey.durable.max(file.durable);
                 // All of it is verified before any of it is believed.
                 let mut read = file.read(&mut |_| Ok(())).map_err(failed("read", &name))?;
                 if let Read::Damaged(_) = read {

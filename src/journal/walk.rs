@@ -161,6 +161,8 @@ impl<'a, 'v> Walk<'a, 'v> {
         let mut reader = self.reader(index)?;
         let mut offset = FRAMES_AT;
         self.chain = self.segments[index].header.chain;
+        // Nothing is missing before it, or it was said. Positions that were refused for want of space are in no frame.
+        self.end = self.end.max(self.segments[index].header.position);
         loop {
             if self.is_complete(index) {
                 return Ok(SegmentEnd::Next);

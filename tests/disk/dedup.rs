@@ -46,7 +46,7 @@ fn p14_another_message_under_a_known_id_is_a_conflict() {
         |broker| {
             let topic = broker.topic::<String>("orders").open().unwrap();
             let coded = broker.topic::<Order>("coded").codec(OrderCodec("order/1")).open().unwrap();
-            let by_print = broker.topic::<Order>("by fingerprint".replace(' ', "-").as_str());
+            let by_print = broker.topic::<Order>("by-fingerprint");
             let by_print = by_print.codec(OrderCodec("order/1")).fingerprint(|order| u64::from(order.number));
             (topic, coded, by_print.open().unwrap())
         },

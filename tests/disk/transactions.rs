@@ -37,7 +37,8 @@ fn p05_p16_what_a_transaction_acked_and_published_is_so_after_a_restart() {
             drop((broker, orders, invoices, letters, billing, printing, posting));
         }
         let broker = dir.open();
-        let billing = broker.topic::<String>("orders").open().unwrap().subscription("billing").open().unwrap();
+        let billing =
+            broker.topic::<String>("orders").open().unwrap().subscription("billing").open().unwrap();
         let printing =
             broker.topic::<String>("invoices").open().unwrap().subscription("printing").open().unwrap();
         let posting =

@@ -3,15 +3,16 @@
 use std::time::Duration;
 
 use crate::contain::contained;
-use crate::delivery::hand_out::Grant;
+use crate::delivery::hand_out::{Grant, Ticket};
 use crate::delivery::ledger::{Ledger, Rules};
 use crate::delivery::retry::Beyond;
 use crate::delivery::settled::Outcome;
 use crate::engine::local::dead_letter::Cemetery;
+use crate::engine::local::replay::Snapshot;
 use crate::engine::local::staging::Stored;
 use crate::engine::local::store::Added;
 use crate::engine::local::subscription::SubscriptionCore;
-use crate::engine::local::topic::{TopicConfig, TopicCore, Weigh};
+use crate::engine::local::topic::{Book, TopicConfig, TopicCore, Weigh};
 use crate::error::{RecvError, SettleError, StorageFault};
 use crate::journal::record::{
     AttemptRange, BookOptions, DeadLetterTo, Envelope, List, OutcomeCode, Part, Record, SettledRange,
@@ -81,6 +82,18 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             }
             (chunk, next)
         };
+        // Before the books: a book that was sought to one of them has it.
+        let snapshots: Vec<_> = {
+            let books = self.books.read();
+            let snapshots = books.iter().filter_map(|book| match book {
+                Book::Snapshot(snapshot) => Some(snapshot.clone()),
+                Book::Subscription(_) => None,
+            });
+            snapshots.collect()
+        };
+        for snapshot in snapshots {
+            chunk.extend_from_slice(&self.record_of_snapshot(&snapshot));
+        }
         for subscription in self.subscriptions() {
             subscription.write_records(&mut chunk);
             if chunk.len() >= CHUNK_LEN {
@@ -107,6 +120,25 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             }
         }
         out(chunk);
+    }
+
+    fn record_of_snapshot(&self, snapshot: &Snapshot) -> Vec<u8> {
+        let (topic, book, expires) = (self.log.incarnation(), snapshot.id, snapshot.expires);
+        let image = snapshot.settled.image();
+        let mut unit = Vec::new();
+        for (n, image) in Part::all_of(&image).enumerate() {
+            let record = match n {
+                0 => Record::SnapshotCreated { topic, book, name: snapshot.name.clone(), expires, image },
+                _ => Record::BookImage { topic, book, image },
+            };
+            record.encode(&mut unit);
+        }
+        unit
+    }
+
+    pub(super) fn record_snapshot(&self, snapshot: &Snapshot) -> Result<(), StorageFault> {
+        let Some(stored) = &self.stored else { return Ok(()) };
+        stored.store.put(&self.record_of_snapshot(snapshot))
     }
 
     /// A message that is in the log, as the journal has it.
@@ -182,10 +214,10 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
     }
 
     /// Where a seek has put the book just now. Under its lock.
-    pub(super) fn record_seek(&self, ledger: &Ledger) -> Option<Added> {
+    pub(super) fn record_seek(&self, ledger: &Ledger, snapshot: Option<u64>) -> Option<Added> {
         let stored = self.topic.stored.as_ref()?;
         let (topic, book, generation) = (self.topic.log.incarnation(), self.id, ledger.generation());
-        let to = SoughtTo::Sequence(ledger.low());
+        let to = snapshot.map_or(SoughtTo::Sequence(ledger.low()), SoughtTo::Snapshot);
         let mut unit = Vec::new();
         Record::Sought { topic, book, generation, to }.encode(&mut unit);
         Some(stored.store.add(&unit, Space::Ordinary, None))
@@ -265,6 +297,21 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         let mut unit = Vec::new();
         Record::Attempts { topic, book, ranges: List::Items(&ranges) }.encode(&mut unit);
         Some(stored.store.add(&unit, Space::Reserve, None))
+    }
+
+    /// A hand-out that did not count after all, where attempts are counted. Under the book's lock. Nobody waits for it.
+    pub(super) fn record_release(&self, ledger: &Ledger, ticket: Ticket) {
+        let Some(stored) = self.topic.stored.as_ref() else { return };
+        if matches!(ledger.rules().beyond, Beyond::Retry) {
+            return;
+        }
+        let (from, attempts) = (ticket.sequence, ticket.attempt.saturating_sub(1));
+        let range = AttemptRange { from, to: from.next(), attempts };
+        let (topic, book) = (self.topic.log.incarnation(), self.id);
+        let mut unit = Vec::new();
+        Record::Attempts { topic, book, ranges: List::Items(&[range]) }.encode(&mut unit);
+        // If it is not added, nothing else will be.
+        let _told_to_the_next = stored.store.add(&unit, Space::Reserve, None);
     }
 
     /// Before a hand-out: what it changes is written, and, where the hand-out settles, as safe as a publish.

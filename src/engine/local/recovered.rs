@@ -179,6 +179,26 @@ impl Recovered {
 
     /// Nothing came of it.
     #[allow(dead_code, reason = "for who takes a topic out and then cannot open it")]
+    /// The numbers of the topic, and of the snapshot of this name.
+    pub(crate) fn find_snapshot(&self, name: &str) -> Option<(u64, u64)> {
+        self.topics.values().find_map(|topic| {
+            let snapshot = topic.snapshots.values().find(|snapshot| snapshot.name.as_str() == name)?;
+            Some((topic.number, snapshot.number))
+        })
+    }
+
+    pub(crate) fn snapshot_names(&self) -> impl Iterator<Item = String> {
+        let snapshots = self.topics.values().flat_map(|topic| topic.snapshots.values());
+        snapshots.map(|snapshot| snapshot.name.to_string())
+    }
+
+    /// What only it needed stays until the topic is opened.
+    pub(crate) fn forget_snapshot(&mut self, (topic, snapshot): (u64, u64)) {
+        if let Some(topic) = self.topics.get_mut(&topic) {
+            topic.snapshots.remove(&snapshot);
+        }
+    }
+
     pub(crate) fn put_back(&mut self, topic: StoredTopic) {
         self.names.insert(topic.name.clone(), topic.number);
         self.topics.insert(topic.number, topic);

@@ -219,6 +219,8 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
                 })
             };
             let Some(snapshot) = over else { return };
+            // If it is not recorded, it ends again after a restart.
+            let _again_then = self.broker.record_end_of_snapshot((self.log.incarnation(), snapshot.id));
             self.remove_book(snapshot.id);
             let mut snapshots = self.broker.snapshots.lock();
             let is_this = |entry: &SnapshotEntry| {
@@ -258,17 +260,21 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         if let Some(error) = self.ended() {
             return Err(error.into());
         }
-        if self.topic.stored.is_some() && self.topic.config().retention.keep == Keep::UntilAcked {
+        if self.topic.stored.is_some()
+            && !matches!(seek, Seek::Snapshot(_))
+            && self.topic.config().retention.keep == Keep::UntilAcked
+        {
             // What all have settled is let go of on disk one by one, and cannot be brought back after a restart.
             return Err(SeekError::Unsupported { capability: Capability::Seek });
         }
         let image = match seek {
-            Seek::Snapshot(name) => Some(self.image_of(name)?),
+            Seek::Snapshot(name) => Some(self.snapshot_of(name)?),
             _ => None,
         };
+        let snapshot = image.as_ref().map(|snapshot| snapshot.id);
         self.topic.begin_hold();
         let place = match (seek, image) {
-            (_, Some(image)) => Place::Image(image),
+            (_, Some(snapshot)) => Place::Image(snapshot.settled.clone()),
             (Seek::Earliest, _) => Place::At(self.topic.oldest_kept()),
             (Seek::Time(time), _) => {
                 let first = self.topic.log.first_at(Tick::from_system_time(*time));
@@ -279,7 +285,7 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
             }
             (Seek::Latest | Seek::Snapshot(_), None) => Place::At(self.topic.log.tail()),
         };
-        let moved = self.move_to(place);
+        let moved = self.move_to(place, snapshot);
         let changes = moved.as_ref().map(|(changes, _)| changes.as_slice());
         self.topic.end_hold(changes.unwrap_or_default());
         self.topic.receivers.wake_all_of(self.id);
@@ -295,7 +301,11 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
 
     /// Gives what changed for the topic's occupancy. None: the subscription was deleted meanwhile.
     #[expect(clippy::type_complexity, reason = "called once")]
-    fn move_to(self: &Arc<Self>, place: Place) -> Option<(Vec<(Sequence, Sequence, i64)>, Option<Added>)> {
+    fn move_to(
+        self: &Arc<Self>,
+        place: Place,
+        snapshot: Option<u64>,
+    ) -> Option<(Vec<(Sequence, Sequence, i64)>, Option<Added>)> {
         let (counts, has_gaps) = self.topic.survey_for_seek();
         self.change(|ledger| {
             let tail = self.topic.log.tail();
@@ -305,7 +315,7 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
                 Place::At(start) => ledger.seek_to(start),
                 Place::Image(image) => ledger.seek_to_image(image),
             }
-            let recorded = self.record_seek(ledger);
+            let recorded = self.record_seek(ledger, snapshot);
             self.topic.mark_gaps(ledger, ledger.low(), has_gaps);
             let _marked = ledger.take_news();
             let mut changes: Vec<_> = before.into_iter().map(|(from, to)| (from, to, -1)).collect();
@@ -316,7 +326,7 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         })
     }
 
-    fn image_of(&self, name: &str) -> Result<Settled, SeekError> {
+    fn snapshot_of(&self, name: &str) -> Result<Arc<Snapshot>, SeekError> {
         self.topic.end_snapshots(self.topic.broker.now());
         let snapshots = self.topic.broker.snapshots.lock();
         let snapshot = snapshots.get(name).and_then(|entry| entry.snapshot.clone());
@@ -325,16 +335,13 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
             let books = self.topic.books.read();
             books.iter().any(|book| book.id() == snapshot.id)
         });
-        mine.map(|snapshot| snapshot.settled.clone()).ok_or(SeekError::NotFound)
+        mine.ok_or(SeekError::NotFound)
     }
 
     /// Keeps what this subscription has not settled now, and all that is published later, under a name.
     pub(crate) fn snapshot(self: &Arc<Self>, name: Name, life: Option<Duration>) -> Result<(), CreateError> {
         if let Some(error) = self.ended() {
             return Err(error.into());
-        }
-        if self.topic.stored.is_some() {
-            return Err(CreateError::Unsupported { capability: Capability::Snapshots });
         }
         self.run_timeouts();
         let broker = &self.topic.broker;
@@ -357,8 +364,17 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
             }
             ended
         };
-        broker.fill_snapshot(&name, ended.is_none().then_some(snapshot));
+        let recorded = match ended {
+            None => self.topic.record_snapshot(&snapshot),
+            Some(_) => Ok(()),
+        };
+        let id = snapshot.id;
+        broker.fill_snapshot(&name, (ended.is_none() && recorded.is_ok()).then_some(snapshot));
         self.topic.end_hold(&[]);
+        if let Err(fault) = recorded {
+            self.topic.remove_book(id);
+            return Err(CreateError::Storage { fault });
+        }
         ended.map_or(Ok(()), |error| Err(error.into()))
     }
 
@@ -382,11 +398,17 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
 impl BrokerCore {
     fn reserve_snapshot(&self, name: &Name, topic: Arc<dyn AnyTopic>) -> Result<(), CreateError> {
         let mut snapshots = self.snapshots.lock();
-        if snapshots.contains_key(name) {
+        if snapshots.contains_key(name) || self.recovered.lock().find_snapshot(name.as_str()).is_some() {
             return Err(CreateError::AlreadyExists);
         }
         snapshots.insert(name.clone(), SnapshotEntry { topic, snapshot: None });
         Ok(())
+    }
+
+    /// A snapshot that was read back with its topic.
+    pub(super) fn add_snapshot(&self, topic: Arc<dyn AnyTopic>, snapshot: Arc<Snapshot>) {
+        let entry = SnapshotEntry { topic, snapshot: Some(snapshot.clone()) };
+        self.snapshots.lock().insert(snapshot.name.clone(), entry);
     }
 
     fn fill_snapshot(&self, name: &Name, snapshot: Option<Arc<Snapshot>>) {
@@ -401,14 +423,45 @@ impl BrokerCore {
     pub(crate) fn snapshot_names(&self) -> Vec<String> {
         let snapshots = self.snapshots.lock();
         let taken = snapshots.iter().filter(|(_, entry)| entry.snapshot.is_some());
-        taken.map(|(name, _)| name.to_string()).collect()
+        let mut names: Vec<_> = taken.map(|(name, _)| name.to_string()).collect();
+        names.extend(self.recovered.lock().snapshot_names());
+        names.sort();
+        names
+    }
+
+    /// `topic` and `book`: the numbers of the snapshot's topic and its own.
+    fn record_end_of_snapshot(&self, (topic, book): (u64, u64)) -> Result<(), StorageFault> {
+        let Some(store) = &self.store else { return Ok(()) };
+        let mut unit = Vec::new();
+        Record::SnapshotDeleted { topic, book }.encode(&mut unit);
+        store.put(&unit)
+    }
+
+    /// One of a topic that nobody has opened yet.
+    fn delete_recovered_snapshot(&self, name: &str) -> Result<(), DeleteError> {
+        let number = self.recovered.lock().find_snapshot(name).ok_or(DeleteError::NotFound)?;
+        self.record_end_of_snapshot(number).map_err(|fault| DeleteError::Storage { fault })?;
+        self.recovered.lock().forget_snapshot(number);
+        Ok(())
     }
 
     pub(crate) fn delete_snapshot(&self, name: &str) -> Result<(), DeleteError> {
+        let number = {
+            let snapshots = self.snapshots.lock();
+            let entry = snapshots.get(name);
+            entry.and_then(|entry| Some((entry.topic.number(), entry.snapshot.as_ref()?.id)))
+        };
+        let number = match number {
+            Some(number) => number,
+            None => return self.delete_recovered_snapshot(name),
+        };
+        self.record_end_of_snapshot(number).map_err(|fault| DeleteError::Storage { fault })?;
         let entry = {
             let mut snapshots = self.snapshots.lock();
             match snapshots.get(name) {
-                Some(entry) if entry.snapshot.is_some() => snapshots.remove(name),
+                Some(entry) if entry.snapshot.as_ref().is_some_and(|there| there.id == number.1) => {
+                    snapshots.remove(name)
+                }
                 _ => None,
             }
         };

@@ -10,7 +10,8 @@ use crate::delivery::filter::Filter;
 use crate::engine::local::broker::BrokerCore;
 use crate::engine::local::dead_letter::Cemetery;
 use crate::engine::local::publish::Aftermath;
-use crate::engine::local::recovered::{StoredBook, StoredTopic};
+use crate::engine::local::recovered::{StoredBook, StoredSnapshot, StoredTopic};
+use crate::engine::local::replay::Snapshot;
 use crate::engine::local::staging::Staging;
 use crate::engine::local::subscription::SubscriptionCore;
 use crate::engine::local::topic::{Book, TopicCore, TopicOptions};
@@ -42,7 +43,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
     /// Puts everything where it was. Nobody knows the topic yet.
     fn fill(self: &Arc<Self>, mut stored: StoredTopic, events: Vec<E>) {
         let dedup = stored.take_dedup(self.broker.now());
-        let StoredTopic { next, last_published, messages, books, .. } = stored;
+        let StoredTopic { next, last_published, messages, books, snapshots, .. } = stored;
         {
             let mut state = self.state.lock();
             state.dedup = dedup;
@@ -65,6 +66,16 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             state.last_published = last_published;
             state.staging = Staging::new(next);
             self.log.publish_tail(&state.writer);
+        }
+        for StoredSnapshot { number, name, expires, settled } in snapshots.into_values() {
+            let snapshot = Arc::new(Snapshot { id: number, name, settled, expires });
+            let mut state = self.state.lock();
+            let mut books = self.books.write();
+            books.push(Book::Snapshot(snapshot.clone()));
+            state.books = books.len();
+            drop(books);
+            drop(state);
+            self.broker.add_snapshot(self.clone(), snapshot);
         }
         for book in books.into_values() {
             self.revive_book(book);

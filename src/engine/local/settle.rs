@@ -70,12 +70,24 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
 
     pub(crate) fn release(self: &Arc<Self>, ticket: Ticket) -> Result<(), SettleError> {
         self.settle_by_the_clock()?;
-        self.settle_one(|ledger| ledger.release(ticket))
+        self.settle_one(|ledger| {
+            let is_released = ledger.release(ticket);
+            if is_released {
+                self.record_release(ledger, ticket);
+            }
+            is_released
+        })
     }
 
     pub(crate) fn release_all(self: &Arc<Self>, tickets: &[Ticket]) -> Result<(), SettleError> {
         self.settle_by_the_clock()?;
-        self.settle_backwards(tickets, Ledger::release)
+        self.settle_backwards(tickets, |ledger, ticket| {
+            let is_released = ledger.release(ticket);
+            if is_released {
+                self.record_release(ledger, ticket);
+            }
+            is_released
+        })
     }
 
     pub(crate) fn reject(self: &Arc<Self>, ticket: Ticket, reason: String) -> Result<(), SettleError> {

@@ -43,6 +43,29 @@ fn what_is_only_written_is_given_back_when_it_is_synced() {
 }
 
 #[test]
+fn a_sync_is_of_all_segments_and_a_checkpoint_begins_with_one() {
+    use crate::journal::disk::sim::Tear;
+    let end = |open: &Open, with_checkpoint: bool, list: &[String]| match with_checkpoint {
+        true => open.checkpoint(list).unwrap(),
+        false => open.journal.sync_all(&mut ignore).unwrap(),
+    };
+    for with_checkpoint in [false, true] {
+        let disk = SimDisk::new();
+        let journal = open(&disk, JournalOptions { durability: Durability::Os, ..small() }).unwrap();
+        let list: Vec<String> = (0..6).map(|number| format!("{number}{}", "x".repeat(3000))).collect();
+        list.iter().for_each(|entry| assert!(journal.put(entry).0 < 6));
+        end(&journal, with_checkpoint, &list);
+        let nothing_more = disk.cuts(1, 0, Tear::Never).remove(0);
+        let disk = disk.restart(&nothing_more);
+        if with_checkpoint {
+            // So that what came before it can still be read without it.
+            disk.damage(&format!("{DIR}/checkpoint-{:016x}", 6), 8192, 1);
+        }
+        assert_eq!(opened(&disk).found.texts(), list, "with a checkpoint: {with_checkpoint}");
+    }
+}
+
+#[test]
 fn many_threads_share_syncs_and_nobody_is_forgotten() {
     let disk = SimDisk::new();
     let journal = opened(&disk);

@@ -52,6 +52,7 @@ enum Step {
     Reserve(usize),
     Checkpoint,
     Sync,
+    Spare,
     Close,
 }
 
@@ -92,6 +93,7 @@ impl Workload {
                 self.synced(&written, history);
                 matches!(written, Ok(()) | Err(JournalError::NoSpace))
             }
+            Step::Spare => matches!(journal.make_spare(), Ok(()) | Err(JournalError::NoSpace)),
             Step::Sync | Step::Close => {
                 let act = &mut |number, fate| history.done(number, &fate, confirms);
                 let synced = if let Step::Sync = step { journal.sync_all(act) } else { journal.close(act) };
@@ -174,7 +176,7 @@ impl Scenario for Workload {
 }
 
 fn workloads() -> Vec<(&'static str, Workload)> {
-    use Step::{Checkpoint, Close, Commit, Reserve, Sync, Write};
+    use Step::{Checkpoint, Close, Commit, Reserve, Spare, Sync, Write};
     let always = small();
     let os = JournalOptions { durability: Durability::Os, ..small() };
     vec![
@@ -190,6 +192,7 @@ fn workloads() -> Vec<(&'static str, Workload)> {
             Workload {
                 options: always,
                 steps: &[
+                    Spare,
                     Commit(1, 5000),
                     Commit(1, 3000),
                     Checkpoint,
@@ -212,6 +215,7 @@ fn workloads() -> Vec<(&'static str, Workload)> {
                     Reserve(10),
                     Checkpoint,
                     Commit(1, 600),
+                    Close,
                 ],
             },
         ),
@@ -232,7 +236,8 @@ fn a_crash_anywhere_and_one_in_the_recovery_loses_nothing() {
 
 #[test]
 fn a_failure_of_any_call_loses_nothing() {
-    for (name, workload) in workloads() {
+    // The first does nothing that the others do not.
+    for (name, workload) in workloads().into_iter().skip(1) {
         let bounds = Bounds { recoveries: 2, cuts_again: 1, ..Bounds::quick(2) };
         let report = failures(&workload, &bounds).unwrap_or_else(|wrong| panic!("{name}: {wrong:?}"));
         println!("{name}: {report}");

@@ -54,6 +54,37 @@ fn a_full_disk_refuses_what_takes_space_takes_what_frees_it_and_recovers() {
 }
 
 #[test]
+fn positions_that_were_refused_are_not_taken_for_lost_ones() {
+    let disk = SimDisk::new();
+    let journal = opened(&disk);
+    journal.checkpoint(&[]).unwrap();
+    disk.set_capacity(disk.used(), Full::Refuses);
+    let mut list = fill(&journal);
+    disk.set_capacity(1 << 30, Full::Refuses);
+    journal.checkpoint(&list).unwrap();
+    // After a checkpoint, and then a restart, at a position that no frame has.
+    for round in 0..3 {
+        let disk = disk.fork();
+        let name = format!("{DIR}/checkpoint-{:016x}", journal.journal.end().0);
+        disk.damage(&name, 8192, 1);
+        assert_eq!(opened(&disk).found.texts(), list, "round {round}");
+        if round == 1 {
+            opened(&disk).put("more");
+            list.push("more".to_owned());
+            assert_eq!(opened(&disk).found.texts(), list);
+            list.pop();
+        }
+    }
+    let end = journal.journal.end();
+    drop(journal);
+    let again = opened(&disk);
+    assert_eq!((again.recovery.end, again.recovery.units), (end, 0));
+    drop(again);
+    disk.damage(&format!("{DIR}/checkpoint-{:016x}", end.0), 8192, 1);
+    assert_eq!(opened(&disk).found.texts(), list, "after a restart with it");
+}
+
+#[test]
 fn a_checkpoint_that_finds_no_space_changes_nothing() {
     let disk = SimDisk::new();
     let journal = opened(&disk);

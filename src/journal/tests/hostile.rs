@@ -136,6 +136,30 @@ fn frames_that_claim_the_world_with_good_checksums_are_borne() {
 }
 
 #[test]
+fn a_frame_that_does_not_name_the_one_before_it_is_not_of_the_stream() {
+    let store = a_store();
+    // It goes on in a fresh segment.
+    drop(opened(&store));
+    let names = store.list(Path::new(DIR)).unwrap();
+    let name = names.iter().rfind(|name| name.starts_with("segment-")).unwrap();
+    let mut body = Vec::new();
+    push_unit(&mut body, b"unit");
+    for wrong in [0, 1] {
+        let disk = store.fork();
+        let file = disk.open(&Path::new(DIR).join(name), Access::Write).unwrap();
+        let HeaderRead::Good(segment) = FileHeader::read(FileKind::Segment, &*file).unwrap() else {
+            panic!("the store is whole")
+        };
+        let previous = segment.chain ^ wrong;
+        let mut header = FrameHeader { previous, ..FrameHeader::new(UNITS, segment.position, 1, &body) };
+        let bytes = header.encode(segment.salt, FRAMES_AT);
+        file.write_at(&bytes, FRAMES_AT).unwrap();
+        file.write_at(&body, FRAMES_AT + bytes.len() as u64).unwrap();
+        assert_eq!(opened(&disk).found.texts().contains(&"unit".to_owned()), wrong == 0);
+    }
+}
+
+#[test]
 fn a_directory_where_a_file_should_be_is_an_error() {
     for name in ["eventflow", "watermark", "spare", "segment-0000000000000009", "checkpoint-0000000000000003"]
     {

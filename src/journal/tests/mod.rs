@@ -9,7 +9,6 @@ mod damage;
 mod explore;
 mod full;
 mod hostile;
-mod speed;
 
 use std::path::Path;
 use std::sync::Arc;

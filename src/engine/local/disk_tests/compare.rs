@@ -235,7 +235,10 @@ impl History {
     fn compare_acks(&self, undone: &[(usize, usize)]) -> Result<(), String> {
         let mut first_undone = None;
         for ack in &self.acks {
-            if self.subscriptions[ack.0].fate != Fate::Sure {
+            let book = &self.subscriptions[ack.0];
+            let standing = book.standings.get(&ack.1).copied().unwrap_or_default();
+            // Undone, it may have been its last attempt.
+            if book.fate != Fate::Sure || book.after().is_some_and(|after| standing.spent.1 >= after) {
                 continue;
             }
             match first_undone {

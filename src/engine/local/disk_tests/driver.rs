@@ -507,10 +507,8 @@ impl<'a> Process<'a> {
         }
     }
 
-    fn ack_batch(&mut self, number: usize, mut batch: Batch<String>) -> Done {
+    fn ack_batch(&mut self, number: usize, batch: Batch<String>) -> Done {
         self.is_not_paused(number)?;
-        // One is looked at by itself, because a batch does not say attempts.
-        let first = batch.pop();
         let mut messages = Vec::new();
         for message in batch.iter() {
             messages.push(message.event().split(':').next().and_then(|number| number.parse::<usize>().ok()));
@@ -519,19 +517,20 @@ impl<'a> Process<'a> {
             self.history.delivered(number, &seen)?;
         }
         self.log.say(format!("s{number} receives a batch, and acks {messages:?}"));
-        if messages.is_empty() {
-            drop(batch);
-        } else {
-            let done = batch.ack();
-            self.log.say(format!("acks: {done:?}"));
-            for message in messages.into_iter().flatten() {
-                self.history.acked(number, message, answer_of_settling(&done));
-            }
-            self.settled(&done)?;
+        let done = batch.ack();
+        self.log.say(format!("acks: {done:?}"));
+        for message in messages.into_iter().flatten() {
+            self.history.acked(number, message, answer_of_settling(&done));
         }
-        first.map_or(Ok(()), |first| self.got(number, first))
+        match done {
+            Err(SettleError::LeaseExpired { .. }) => {
+                Err(format!("P6: s{number} had lost a batch before its time"))
+            }
+            done => self.settled(&done),
+        }
     }
 
+    /// A batch does not say attempts.
     fn next_attempt(&mut self, number: usize, message: Option<usize>) -> u32 {
         message.map_or(0, |message| self.history.subscriptions[number].standing(message).spent.0 + 1)
     }
@@ -691,8 +690,7 @@ impl<'a> Process<'a> {
 
     /// In good order.
     pub(super) fn shut_down(self) -> Done {
-        let is_sound = !self.in_trouble();
-        let Process { history, log, broker, held, .. } = self;
+        let Process { history, log, broker, held, trouble, .. } = self;
         let done = broker.shutdown(Duration::ZERO);
         log.say(format!("shutdown: {done:?}"));
         drop(held);
@@ -701,7 +699,7 @@ impl<'a> Process<'a> {
                 history.shut_down();
                 Ok(())
             }
-            Err(_) if !is_sound => Ok(()),
+            Err(_) if trouble() => Ok(()),
             Err(error) => Err(format!("shutdown: {error}")),
         }
     }

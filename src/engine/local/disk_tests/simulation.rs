@@ -179,17 +179,23 @@ impl Simulation {
                 break;
             }
             self.counts.in_recovery += 1;
-            self.disk.stop_at(1 + self.random.below(30));
-            let clock = ManualClock::new();
-            let opened = open(Arc::new(self.disk.clone()), &clock);
-            self.log.say(format!("recovery: {:?}", opened.as_ref().map(|_| ()).map_err(ToString::to_string)));
-            if opened.is_err() && !self.disk.is_down() {
+            let trouble = match self.draw_trouble() {
+                Trouble::Stop(change) => Trouble::Stop(1 + change % 30),
+                Trouble::LoseSync(number) => Trouble::LoseSync(1 + number % 6),
+                Trouble::Fault(fault, at, lasts) => Trouble::Fault(fault, 1 + at % 60, lasts),
+                other => other,
+            };
+            let with_power = self.random.below(2) == 0;
+            let (disk, is_troubled) = self.troubled(trouble);
+            let opened = open(disk, &ManualClock::new());
+            let said = opened.as_ref().map(|_| ()).map_err(ToString::to_string);
+            self.log.say(format!("recovery, {trouble:?}: {said:?}"));
+            if opened.is_err() && !is_troubled() {
                 return Err(format!("P18: it does not open: {opened:?}"));
             }
             self.disk.stop();
             drop(opened);
-            let with_power = self.random.below(2) == 0;
-            self.cut(with_power, false);
+            self.cut(with_power, matches!(trouble, Trouble::LoseSync(_)));
         }
         Ok(())
     }
@@ -205,7 +211,8 @@ impl Simulation {
             }
             return;
         }
-        let tear = [Tear::Never, Tear::Mixes, Tear::Garbage][self.random.below(3) as usize];
+        // A sector that held what was confirmed, and is garbage after the next write to it, is damage, and refused.
+        let tear = [Tear::Never, Tear::Mixes][self.random.below(2) as usize];
         let cuts = self.disk.cuts(8, self.random.next(), tear);
         let cut = &cuts[self.random.below(cuts.len() as u64) as usize];
         self.log.say(format!("the power fails: {cut}"));
@@ -213,6 +220,13 @@ impl Simulation {
     }
 
     fn look(&mut self) -> Result<(), String> {
+        // Only what a whole recovery has made safe is decided.
+        let opened = open(Arc::new(self.disk.clone()), &ManualClock::new());
+        if let Err(error) = opened {
+            return Err(format!("P18: it does not open: {error}"));
+        }
+        self.disk = self.disk.kill();
+        drop(opened);
         let reversed = self.random.below(2) == 0;
         let found = audit(&self.disk.fork(), self.history.clock, reversed)?;
         self.history.compare(&found)
