@@ -112,7 +112,7 @@ impl Directory {
     fn frame(&self, file: &File, offset: usize) -> Option<Frame> {
         let bytes = file.bytes.get(offset..offset + 40)?;
         let seed = [file.header.salt.to_le_bytes(), (offset as u64).to_le_bytes()];
-        let crc = self.crc.of(&[&seed[0], &seed[1], &bytes[4..]]);
+        let crc = self.crc.of(&[&seed[0], &bytes[4..]]);
         if bytes[36] == 0 || u64::from(crc) != number(bytes, 0, 4) {
             return None;
         }
@@ -184,7 +184,7 @@ impl Directory {
         let identity = self.open("eventflow", 1).expect("it is a broker's directory").header.identity;
         let mut found = Found::default();
         let mut durable = self.watermark(identity);
-        for position in Vec::<u64>::new() {
+        for position in self.numbers("checkpoint-").into_iter().rev() {
             let file = self.open(&format!("checkpoint-{position:016x}"), 4);
             let Some(file) =
                 file.filter(|file| (file.header.identity, file.header.position) == (identity, position))

@@ -73,6 +73,8 @@ fn tell(what: char, id: u64, sequence: u64) {
 
 /// The process: publishes and settles until it is killed, and tells what it is about to do and what was done.
 fn be_killed(order: &str) -> ! {
+    // The harness has begun a line.
+    println!();
     let mut words = order.split('|');
     let dir = words.next().unwrap().to_owned();
     let durability = match words.next().unwrap() {

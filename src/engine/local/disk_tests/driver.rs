@@ -562,7 +562,8 @@ impl<'a> Process<'a> {
         let book = &self.history.subscriptions[number];
         if matches!(done, Err(SettleError::LeaseExpired { .. })) && book.ordered {
             // It went back with an earlier one of its key.
-            self.history.subscriptions[number].standing(message).held = false;
+            let standing = self.history.subscriptions[number].standing(message);
+            (standing.held, standing.spent.0) = (false, 0);
             return Ok(());
         }
         let is_sound = !self.in_trouble();

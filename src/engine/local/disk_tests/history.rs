@@ -287,7 +287,8 @@ impl History {
     fn comes_in_order(&self, subscription: usize, number: usize) -> Result<(), String> {
         let book = &self.subscriptions[subscription];
         let key = &self.messages[number].content.key;
-        if !book.ordered || key.is_none() {
+        // Of those that were handed out to nobody it is not known which they were.
+        if !book.ordered || key.is_none() || book.lost_at_most > 0 {
             return Ok(());
         }
         let place = |number: usize| (self.messages[number].born, number);
@@ -334,7 +335,7 @@ impl History {
         if has_spent(dead_after) {
             standing.dead = if is_sound { Fate::Sure } else { Fate::Unsure };
         } else if has_spent(discard_after) && mode != DeliveryMode::AtMostOnce {
-            standing.settled = Settled::Here;
+            standing.settled = if super::setting("STRICT_DISCARD", 0) == 1 && is_sound && mode == DeliveryMode::ExactlyOnce { Settled::Yes } else { Settled::Here };
         }
     }
 
@@ -342,17 +343,18 @@ impl History {
         let standing = self.subscriptions[subscription].standing(message);
         standing.held = false;
         standing.spent.0 -= 1;
-        // What was written at the hand-out may count it.
+        if super::setting("STRICT_RELEASE", 0) == 1 { standing.spent.1 = standing.spent.0; }
     }
 
     pub(super) fn rejected(&mut self, subscription: usize, message: usize, is_sound: bool) {
         let book = &mut self.subscriptions[subscription];
         let dies = book.dead_after.is_some();
+        let mode = book.mode;
         let standing = book.standing(message);
         standing.held = false;
         match dies {
             true => standing.dead = if is_sound { Fate::Sure } else { Fate::Unsure },
-            false => standing.settled = Settled::Here,
+            false => standing.settled = if super::setting("STRICT_DISCARD", 0) == 1 && is_sound && mode == DeliveryMode::ExactlyOnce { Settled::Yes } else { Settled::Here },
         }
     }
 

@@ -59,6 +59,8 @@ struct Simulation {
     history: History,
     log: Log,
     counts: Counts,
+    /// Whether what was not synced may have gone with the last crash.
+    has_lost: bool,
 }
 
 /// A whole run. What goes wrong is told with the newest of what was done.
@@ -69,6 +71,7 @@ fn run(seed: u64, generations: u64, counts: &mut Counts) -> Result<Vec<String>, 
         history: History::default(),
         log: Log::default(),
         counts: *counts,
+        has_lost: false,
     };
     for _ in 0..generations {
         let done = simulation.generation();
@@ -142,8 +145,9 @@ impl Simulation {
             }
         }
         let with_power = matches!(end, End::Power | End::ShutDown);
+        self.has_lost = false;
         self.ends(with_power, matches!(trouble, Trouble::LoseSync(_)))?;
-        self.history.crashed(with_power);
+        self.history.crashed(self.has_lost);
         self.look()
     }
 
@@ -207,10 +211,12 @@ impl Simulation {
             self.disk = self.disk.kill();
             if has_lost && self.random.below(2) == 0 {
                 self.log.say("the cache is evicted".to_owned());
+                self.has_lost = true;
                 self.disk.evict();
             }
             return;
         }
+        self.has_lost = true;
         // A sector that held what was confirmed, and is garbage after the next write to it, is damage, and refused.
         let tear = [Tear::Never, Tear::Mixes][self.random.below(2) as usize];
         let cuts = self.disk.cuts(8, self.random.next(), tear);
