@@ -112,7 +112,7 @@ impl Directory {
     fn frame(&self, file: &File, offset: usize) -> Option<Frame> {
         let bytes = file.bytes.get(offset..offset + 40)?;
         let seed = [file.header.salt.to_le_bytes(), (offset as u64).to_le_bytes()];
-        let crc = self.crc.of(&[&seed[0], &bytes[4..]]);
+        let crc = self.crc.of(&[&seed[0], &seed[1], &bytes[4..]]);
         if bytes[36] == 0 || u64::from(crc) != number(bytes, 0, 4) {
             return None;
         }
@@ -191,7 +191,7 @@ impl Directory {
             else {
                 continue;
             };
-            durable = durable.max(position);
+            durable = durable.max(file.header.durable);
             if let Some(chunks) = self.chunks(&file) {
                 chunks.iter().for_each(|chunk| found.records(chunk));
                 found.checkpoint = Some(position);
@@ -224,6 +224,7 @@ impl Directory {
             let next = segments.get(index + 1).map(|next| &next.header);
             let limit = next.map_or(u64::MAX, |next| next.position);
             let (mut chain, mut offset) = (segment.header.chain, 8192);
+            end = end.max(segment.header.position);
             loop {
                 if next.is_some_and(|next| !next.is_broken && next.chain == chain && next.position >= end) {
                     break;
@@ -558,6 +559,81 @@ fn the_stream_ends_where_the_guide_says() {
     assert!(dir.list().is_err());
     let opened = Broker::open(&dir.0);
     assert!(matches!(opened, Err(OpenError::Damaged { .. })), "{opened:?}");
+}
+
+/// Puts a frame of one unit, a record that may be passed over, where the stream of the last segment ends; it says that this frame was before it.
+fn forge(dir: &Dir, previous: impl Fn(u32) -> u32) {
+    let directory = Directory { crc: Crc::new(), path: dir.0.clone() };
+    let name = format!("segment-{:016x}", dir.last_number());
+    let file = directory.open(&name, 3).expect("its header is good");
+    let (mut offset, mut last) = (8192, None);
+    while let Some(frame) = directory.frame(&file, offset) {
+        (offset, last) = (offset + frame.len(), Some(frame));
+    }
+    let last = last.expect("there are frames");
+    let body = [&8_u32.to_le_bytes()[..], &[0xC5, 4, 0, 0, 1, 2, 3, 4]].concat();
+    let mut bytes = vec![0; 40];
+    bytes[4..8].copy_from_slice(&(body.len() as u32).to_le_bytes());
+    bytes[8..12].copy_from_slice(&directory.crc.of(&[&body]).to_le_bytes());
+    bytes[12..16].copy_from_slice(&previous(last.crc).to_le_bytes());
+    bytes[16..24].copy_from_slice(&(last.base + last.count).to_le_bytes());
+    bytes[32..36].copy_from_slice(&1_u32.to_le_bytes());
+    bytes[36] = 1;
+    let seed = [file.header.salt.to_le_bytes(), (offset as u64).to_le_bytes()];
+    let crc = directory.crc.of(&[&seed[0], &seed[1], &bytes[4..]]);
+    bytes[..4].copy_from_slice(&crc.to_le_bytes());
+    bytes.extend_from_slice(&body);
+    let mut whole = file.bytes;
+    whole[offset..offset + bytes.len()].copy_from_slice(&bytes);
+    fs::write(dir.0.join(name), whole).expect("it is written");
+}
+
+#[test]
+fn a_frame_counts_if_it_names_the_one_before_it_and_else_not() {
+    let dir = Dir::new();
+    let broker = dir.broker(Durability::Os);
+    let topic = broker.topic::<String>("t").retention(Retention::forever()).open().unwrap();
+    topic.publish("message").unwrap();
+    let (right, wrong) = (dir.copy(), dir.copy());
+    let units = dir_units(&dir);
+    forge(&right, |crc| crc);
+    forge(&wrong, |crc| crc ^ 1);
+    for (dir, expected) in [(&right, units + 1), (&wrong, units)] {
+        assert_eq!(dir_units(dir), expected);
+        assert_eq!(dir.broker(Durability::Os).recovery().replayed, expected, "the broker sees it so too");
+    }
+}
+
+#[test]
+fn a_segment_that_recovery_has_written_again_does_not_count() {
+    let dir = Dir::new();
+    let publish = |broker: &Broker, text: &str| {
+        let topic = broker.topic::<String>("t").retention(Retention::forever()).open().unwrap();
+        topic.publish(text.to_owned()).unwrap();
+    };
+    let broker = dir.broker(Durability::Always);
+    publish(&broker, "synced");
+    broker.shutdown(Duration::ZERO).unwrap();
+    let broker = dir.broker(Durability::Os);
+    publish(&broker, "torn");
+    let crashed = dir.copy();
+    drop(broker);
+    let (stale, at) = crashed.last_byte();
+    let before = fs::read(&stale).expect("it is read");
+    flip(&stale, at);
+    let broker = crashed.broker(Durability::Os);
+    publish(&broker, "instead");
+    drop(broker);
+    // As if the crash had come before it was removed.
+    fs::write(&stale, before).expect("it is written");
+    let payloads = |dir: &Dir| dir.list().map(|found| found.listing().into_values().collect::<Vec<_>>());
+    assert_eq!(payloads(&crashed), Ok(vec![b"synced".to_vec(), b"instead".to_vec()]));
+    drop(crashed.broker(Durability::Os));
+    assert_eq!(
+        payloads(&crashed),
+        Ok(vec![b"synced".to_vec(), b"instead".to_vec()]),
+        "the broker sees it so too"
+    );
 }
 
 fn dir_units(dir: &Dir) -> u64 {

@@ -65,6 +65,27 @@ fn p10_a_nack_spends_an_attempt() {
 }
 
 #[test]
+fn p10_a_release_spends_no_attempt_over_a_restart() {
+    over_restarts(
+        open_desk,
+        |desk, _| {
+            desk.orders.publish_all(["released", "fresh"]).unwrap();
+            take(&desk.billing).release().unwrap();
+            ((), ())
+        },
+        |desk, (), end, _| {
+            let held: Vec<_> = std::iter::from_fn(|| desk.billing.try_recv().ok()).collect();
+            let attempts: BTreeMap<_, _> =
+                held.iter().map(|delivery| (delivery.as_str(), delivery.attempt())).collect();
+            // That it was released need not be waited for: a process that is killed may not have written it.
+            if end != End::Killed {
+                assert_eq!(attempts["released"], 1, "{end:?}");
+            }
+        },
+    );
+}
+
+#[test]
 fn p11_a_rejected_message_is_a_dead_letter_once() {
     over_restarts(
         open_desk,
@@ -242,6 +263,48 @@ fn p10_out_of_attempts_without_a_topic_it_is_discarded() {
         |(billing, _), (), _, _| {
             assert_eq!(drain(billing), ["good"]);
             assert_eq!(billing.stats().backlog, 0);
+        },
+    );
+}
+
+#[test]
+fn keys_delays_lives_and_attempts_hold_together() {
+    over_restarts(
+        |broker| {
+            let failed = broker.topic::<String>("failed").open().unwrap();
+            let inspection = failed.subscription("inspection").open().unwrap();
+            let orders = broker.topic::<String>("orders").open().unwrap();
+            let dead_letter = DeadLetter::to(&failed).after(3);
+            (
+                inspection,
+                orders.subscription("billing").ordered().dead_letter(dead_letter).open().unwrap(),
+                orders,
+            )
+        },
+        |(_, billing, orders), _| {
+            let keyed = |key: &str, n| Message::new(format!("{key} {n}")).ordering_key(key);
+            for n in 0..3 {
+                orders.publish_all([keyed("a", n), keyed("b", n)]).unwrap();
+            }
+            send(orders, keyed("c", 0).deliver_after(5 * SECOND));
+            send(orders, keyed("c", 1).expires_in(5 * SECOND));
+            let first = take(billing);
+            take(billing).nack().unwrap();
+            let again = take(billing);
+            assert_eq!((&**first, &**again, again.attempt()), ("a 0", "b 0", 2));
+            ((first, again), ())
+        },
+        |(inspection, billing, _), (), _, clock| {
+            let held: Vec<_> = std::iter::from_fn(|| billing.try_recv().ok()).collect();
+            let attempts: BTreeMap<_, _> =
+                held.iter().map(|delivery| (delivery.as_str(), delivery.attempt())).collect();
+            assert_eq!(attempts, BTreeMap::from([("a 0", 2), ("b 0", 3)]), "the others of their keys wait");
+            held.into_iter().for_each(|delivery| delivery.release().unwrap());
+            clock.advance(5 * SECOND);
+            let mut rest = drain(billing);
+            rest.sort();
+            assert_eq!(rest, ["a 0", "a 1", "a 2", "b 0", "b 1", "b 2", "c 0"], "the life of c 1 is over");
+            assert_eq!(drain(inspection), [""; 0]);
         },
     );
 }

@@ -166,3 +166,23 @@ fn p14_a_window_that_is_off_remembers_nothing() {
         },
     );
 }
+
+#[test]
+fn p14_a_clock_that_was_set_back_forgets_nothing() {
+    for end in ENDS {
+        let clock = ManualClock::new();
+        clock.advance(3_600 * SECOND);
+        let dir = Dir::new();
+        let broker = dir.open_at(&clock);
+        let topic = broker.topic::<String>("orders").open().unwrap();
+        topic.subscription("billing").open().unwrap();
+        let first = send(&topic, with_id("order 1", "1"));
+        let dir = ended(end, dir, broker, topic);
+        let broker = dir.open_at(&ManualClock::new());
+        let topic = broker.topic::<String>("orders").open().unwrap();
+        let again = send(&topic, with_id("order 1", "1"));
+        assert!(again.deduplicated && again.id == first.id, "{end:?}");
+        send(&topic, "order 2");
+        assert_eq!(drain(&topic.subscription("billing").open().unwrap()), ["order 1", "order 2"], "{end:?}");
+    }
+}

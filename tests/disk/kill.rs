@@ -18,6 +18,8 @@ const PUBLISHERS: u64 = 8;
 /// Publisher `p` publishes the ids from `p * IDS_EACH` on.
 const IDS_EACH: u64 = 1_000_000;
 const PAYLOAD_LEN: usize = 2_048;
+/// For one kill, and what is looked at after it, before the test counts as hung.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// All that the process works with.
 struct Desk {
@@ -295,7 +297,7 @@ fn p01_what_a_killed_process_was_told_is_true() {
     let seed = std::env::var("EVENTFLOW_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(0x5eed_u64);
     let kills = std::env::var("EVENTFLOW_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(KILLS);
     println!("EVENTFLOW_SEED={seed} EVENTFLOW_KILLS={kills}");
-    watched(move || {
+    watched(PATIENCE * kills as u32, move || {
         let dir = Dir::new();
         let mut told = Told::default();
         let mut random = seed;
@@ -303,8 +305,9 @@ fn p01_what_a_killed_process_was_told_is_true() {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             let lines = 1 + (random >> 33) % 1_500;
             let durability = ["always", "os", "interval"][kill as usize % 3];
-            run_and_kill(&dir, durability, lines, &mut told);
             let case = format!("kill {kill} after {lines} lines, {durability}");
+            println!("{case}");
+            run_and_kill(&dir, durability, lines, &mut told);
             let once = told.verify(&dir, &case);
             let twice = told.verify(&dir, &format!("{case}, opened again"));
             assert_eq!(once, twice, "{case}: the second opening finds something else");

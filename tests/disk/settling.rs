@@ -216,3 +216,24 @@ fn p01_each_subscription_has_its_own_book() {
         },
     );
 }
+
+#[test]
+fn what_is_done_asynchronously_is_as_safe() {
+    over_restarts(
+        |broker| {
+            let topic = broker.topic::<String>("orders").open().unwrap();
+            (topic.subscription("billing").delivery(DeliveryMode::ExactlyOnce).open().unwrap(), topic)
+        },
+        |(billing, topic), _| {
+            futures::executor::block_on(async {
+                for order in orders(1..=12) {
+                    topic.publish_async(order).await.unwrap();
+                }
+                billing.recv_async().await.unwrap().ack_async().await.unwrap();
+                billing.recv_batch(10).unwrap().ack_async().await.unwrap();
+            });
+            ((), ())
+        },
+        |(billing, _), (), _, _| assert_eq!(drain(billing), ["order 12"]),
+    );
+}

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use eventflow::{Broker, Codec, CodecError, Delivery, ManualClock, Message, Receipt, Subscription, Topic};
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
@@ -86,6 +87,8 @@ enum Between {
     Untouched,
     /// Topics and subscriptions are opened, and it ends again.
     Opened,
+    /// Checkpoints are taken, of what is open, and then of what is not.
+    Checkpoints,
 }
 
 /// Ends the broker; what is held goes with it. Gives the directory to go on with.
@@ -117,7 +120,7 @@ pub(crate) fn over_restarts<T, H, M>(
     after: impl Fn(&T, M, End, &ManualClock),
 ) {
     for end in ENDS {
-        for between in [Between::Nothing, Between::Untouched, Between::Opened] {
+        for between in [Between::Nothing, Between::Untouched, Between::Opened, Between::Checkpoints] {
             // Shown when the test fails.
             println!("{end:?}, then {between:?}");
             let clock = ManualClock::new();
@@ -125,10 +128,16 @@ pub(crate) fn over_restarts<T, H, M>(
             let broker = dir.open_at(&clock);
             let opened = open(&broker);
             let (held, known) = before(&opened, &clock);
+            if between == Between::Checkpoints {
+                write_much(&broker);
+            }
             let mut dir = ended(end, dir, broker, (held, opened));
             if between != Between::Nothing {
                 let broker = dir.open_at(&clock);
                 let opened = (between == Between::Opened).then(|| open(&broker));
+                if between == Between::Checkpoints {
+                    write_much(&broker);
+                }
                 dir = ended(end, dir, broker, opened);
             }
             let broker = dir.open_at(&clock);
@@ -136,6 +145,16 @@ pub(crate) fn over_restarts<T, H, M>(
             after(&opened, known, end, &clock);
         }
     }
+}
+
+/// So much that checkpoints are taken of what else there is. Nothing of it is kept.
+pub(crate) fn write_much(broker: &Broker) {
+    let bulk = broker.topic::<Bytes>("bulk-for-checkpoints").create().expect("a new topic");
+    let blob = Bytes::from(vec![7; 4 << 20]);
+    for _ in 0..5 {
+        send(&bulk, blob.clone());
+    }
+    broker.delete_topic("bulk-for-checkpoints").expect("it is there");
 }
 
 /// Ends the broker in good order.
@@ -189,14 +208,14 @@ pub(crate) fn orders(numbers: impl IntoIterator<Item = u64>) -> Vec<String> {
 
 /// Runs it on a thread of its own: one that hangs fails the test.
 #[track_caller]
-pub(crate) fn watched<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(crate) fn watched<T: Send + 'static>(patience: Duration, work: impl FnOnce() -> T + Send + 'static) -> T {
     let (sender, result) = mpsc::channel();
     let worker = std::thread::spawn(move || {
         let outcome = work();
         // Nobody listens any more when the watchdog has given up.
         let _ = sender.send(outcome);
     });
-    match result.recv_timeout(Duration::from_secs(300)) {
+    match result.recv_timeout(patience) {
         Ok(outcome) => outcome,
         Err(mpsc::RecvTimeoutError::Timeout) => panic!("it hangs"),
         Err(mpsc::RecvTimeoutError::Disconnected) => match worker.join() {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use bytes::Bytes;
 use eventflow::{Broker, DeliveryMode, Durability, Message, Retention, Start, Subscription, Topic};
@@ -15,7 +16,7 @@ const SEGMENT: u64 = 16 * MIB;
 
 #[test]
 fn many_topics_come_again() {
-    const TOPICS: usize = 200;
+    const TOPICS: usize = 40;
     over_restarts(
         |broker| broker.clone(),
         |broker, _| {
@@ -191,7 +192,7 @@ fn a_message_larger_than_a_segment_comes_again() {
 #[test]
 fn p15_eight_publishers_and_eight_subscribers_over_restarts() {
     const EACH: u64 = 150;
-    watched(|| {
+    watched(Duration::from_secs(300), || {
         let mut dir = Dir::new();
         let acked: Mutex<BTreeSet<u64>> = Mutex::default();
         let mut published = BTreeSet::new();

@@ -52,7 +52,7 @@ impl Settled {
                 Part::Page(page) => self.write_page_image(first, page, &mut end, &mut out),
                 Part::Stretch { end: after, outcome } => {
                     if let Some(stretch) = self.worth_saying((start_of(first), start_of(*after), *outcome)) {
-                        write_stretch(stretch, &mut end, &mut out);
+                        write_whole_pages(stretch, &mut end, &mut out);
                     }
                 }
             }
@@ -189,6 +189,17 @@ fn write_stretch((from, to, outcome): Stretch, end: &mut u64, out: &mut Writer<'
     out.varint(from.get() - *end);
     out.varint(to - from);
     *end = to.get();
+}
+
+/// Of the first page only a part may be left to say. It is said by itself, as it will be held once it was read.
+fn write_whole_pages((from, to, outcome): Stretch, end: &mut u64, out: &mut Writer<'_>) {
+    let first_whole = start_of(from.get().div_ceil(PAGE_LEN as u64));
+    if from < first_whole {
+        write_stretch((from, first_whole, outcome), end, out);
+    }
+    if first_whole < to {
+        write_stretch((first_whole, to, outcome), end, out);
+    }
 }
 
 fn write_planes(start: Sequence, stretches: &[Stretch], out: &mut Writer<'_>) {

@@ -8,8 +8,8 @@ mod compare;
 mod driver;
 mod history;
 mod simulation;
-// mod threads;
-// mod workloads;
+mod threads;
+mod workloads;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -240,6 +240,9 @@ impl Recovered {
                 self.topic(topic)?;
                 self.topics.remove(&topic);
             }
+            Record::TopicImage { topic, .. } if self.phase != Phase::Image => {
+                return Err(format!("an image of topic {topic} that is part of nothing"));
+            }
             Record::TopicImage { topic, next, oldest, last_published, dedup } => {
                 return self.begin(topic, 0, dedup, Of::Dedup { next, oldest, last_published });
             }
@@ -375,9 +378,10 @@ impl Recovered {
     }
 
     fn sought(&mut self, topic: u64, book: u64, generation: u32, to: Place) -> Result<(), String> {
-        let lenient = self.lenient;
+        // A snapshot that the image knows as deleted: then it knows the book as deleted too, and the stream will say so.
+        let may_lack_snapshot = self.lenient || self.phase == Phase::Overlap;
         match self.topic_of(topic, book)? {
-            Some(topic) => topic.sought(book, generation, to, lenient),
+            Some(topic) => topic.sought(book, generation, to, may_lack_snapshot),
             None => Ok(()),
         }
     }

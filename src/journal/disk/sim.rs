@@ -18,7 +18,7 @@ use super::{Access, Disk, DiskFile, Lock};
 use crate::sync::Mutex;
 use content::Content;
 use names::{Change, Names, Node};
-pub(crate) use outcome::{Cut, Tear};
+pub(crate) use outcome::{Cut, Random, Tear};
 
 pub(crate) const SECTOR: u64 = 512;
 

@@ -66,6 +66,18 @@ fn an_image_is_these_bytes() {
 }
 
 #[test]
+fn what_is_forgotten_of_a_stretch_leaves_the_same_bytes_however_it_is_held() {
+    let mut settled = Settled::starting_at(at(1));
+    settled.settle_range(at(1), at(6_144), Outcome::Filtered);
+    settled.forget_before(at(1_025));
+    let parts = ["018108ff07", "01008020"];
+    assert_eq!(hex(&settled.image()), format!("0181088030{}", parts.concat()));
+    assert_eq!(restored(&settled).outcome(at(1_025)), Some(Outcome::Filtered));
+    settled.forget_before(at(6_143));
+    assert_eq!(hex(&restored(&settled).image()), "01ff2f803001ff2f01", "one of the last page");
+}
+
+#[test]
 fn a_page_with_many_outcomes_is_these_bytes() {
     let mut settled = Settled::starting_at(at(0));
     for place in (1..1_024).step_by(2) {

@@ -12,12 +12,12 @@ use super::open;
 use crate::journal::disk::sim::SimDisk;
 
 /// Everything, by name.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Found {
     pub(super) topics: BTreeMap<String, FoundTopic>,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct FoundTopic {
     pub(super) subscriptions: BTreeMap<String, FoundSubscription>,
     /// What a new subscription gets, from the oldest that is kept.
@@ -25,7 +25,7 @@ pub(super) struct FoundTopic {
 }
 
 /// Deliveries in phase 0 came at once, in phase 1 once the subscription was resumed, in phase 2 once all delays were over.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct FoundSubscription {
     pub(super) deliveries: Vec<Seen>,
     pub(super) outstanding_max: u64,

@@ -34,6 +34,19 @@ pub(super) struct Process<'a> {
     trouble: Box<dyn Fn() -> bool>,
     /// A publish was indeterminate.
     poisoned: bool,
+    /// Whether subscriptions get dead-letter topics.
+    buries: bool,
+}
+
+/// What a subscription is to be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Plan {
+    pub(super) mode: DeliveryMode,
+    pub(super) ordered: bool,
+    pub(super) filtered: bool,
+    pub(super) earliest: bool,
+    pub(super) dead_after: Option<u32>,
+    pub(super) discard_after: Option<u32>,
 }
 
 /// What was done and answered: the same for the same seed.
@@ -80,6 +93,7 @@ impl<'a> Process<'a> {
         log: &'a mut Log,
         random: &'a mut Random,
         trouble: Box<dyn Fn() -> bool>,
+        buries: bool,
     ) -> Result<Option<Self>, String> {
         let clock = ManualClock::new();
         clock.advance(Duration::from_nanos(history.clock));
@@ -100,6 +114,7 @@ impl<'a> Process<'a> {
             held: Vec::new(),
             trouble,
             poisoned: false,
+            buries,
         };
         process.attach()?;
         Ok(Some(process))
@@ -172,11 +187,12 @@ impl<'a> Process<'a> {
         all.get(at).copied()
     }
 
-    fn create_topic(&mut self) -> Done {
+    pub(super) fn create_topic(&mut self) -> Done {
         let name = ["f0", "f1", "u0", "u1", DEAD][self.random.below(5) as usize];
-        if self.history.live_topic(name).is_some() {
-            return Ok(());
-        }
+        if self.history.live_topic(name).is_some() { Ok(()) } else { self.create_topic_of(name) }
+    }
+
+    pub(super) fn create_topic_of(&mut self, name: &str) -> Done {
         let forever = !name.starts_with('u');
         let builder = self.broker.topic::<String>(name).dedup(DedupWindow::time(WINDOW).max_ids(10_000));
         let retention = if forever { Retention::forever() } else { Retention::until_acked() };
@@ -191,72 +207,72 @@ impl<'a> Process<'a> {
         Ok(())
     }
 
-    fn create_subscription(&mut self) -> Done {
+    pub(super) fn create_subscription(&mut self) -> Done {
         let Some(topic) = self.pick_topic() else { return Ok(()) };
-        let live =
-            self.history.subscriptions.iter().filter(|book| book.topic == topic && book.fate != Fate::Gone);
-        if live.count() >= 4 {
+        let live = self.history.subscriptions.iter();
+        if live.filter(|book| book.topic == topic && book.fate != Fate::Gone).count() >= 4 {
             return Ok(());
         }
-        let modes = [
-            DeliveryMode::AtLeastOnce,
-            DeliveryMode::ExactlyOnce,
-            DeliveryMode::ExactlyOnce,
-            DeliveryMode::AtMostOnce,
-        ];
-        let mode = modes[self.random.below(4) as usize];
-        let name = format!("s{}", self.history.subscriptions.len());
-        let handle = self.topics[&topic].clone();
-        let mut builder = handle.subscription(&name).delivery(mode).ack_deadline(Duration::from_secs(86_400));
-        let forever = self.history.topics[topic].forever;
-        let mut book = history::Subscription {
-            name: name.clone(),
-            topic,
-            born: self.history.step,
-            fate: Fate::Unsure,
+        use DeliveryMode::{AtLeastOnce, AtMostOnce, ExactlyOnce};
+        let mode = [AtLeastOnce, ExactlyOnce, ExactlyOnce, AtMostOnce][self.random.below(4) as usize];
+        let (ordered, filtered) = (self.random.below(4) == 0, self.random.below(4) == 0);
+        let earliest = self.history.topics[topic].forever && self.random.below(2) == 0;
+        let may_fail = mode != AtMostOnce && !ordered;
+        let way = self.random.below(4);
+        let plan = Plan {
             mode,
-            ordered: self.random.below(4) == 0,
-            filtered: self.random.below(4) == 0,
-            earliest: forever && self.random.below(2) == 0,
-            dead_after: None,
-            discard_after: None,
-            paused: Some(false),
-            outstanding_max: vec![1_000],
-            standings: BTreeMap::new(),
-            lost_at_most: 0,
+            ordered,
+            filtered,
+            earliest,
+            dead_after: (may_fail && way < 2 && self.buries).then_some(2),
+            discard_after: (may_fail && way == 2).then_some(2),
         };
+        self.subscribe(topic, plan)
+    }
+
+    pub(super) fn subscribe(&mut self, topic: usize, plan: Plan) -> Done {
+        let Some(handle) = self.topics.get(&topic).cloned() else { return Ok(()) };
+        let name = format!("s{}", self.history.subscriptions.len());
+        let mut builder =
+            handle.subscription(&name).delivery(plan.mode).ack_deadline(Duration::from_secs(86_400));
         let dead = self.history.live_topic(DEAD).and_then(|dead| self.topics.get(&dead));
-        match self.random.below(4) {
-            0 | 1 if mode != DeliveryMode::AtMostOnce && !book.ordered => {
-                if let Some(dead) = dead {
-                    builder = builder.dead_letter(DeadLetter::to(dead).after(2));
-                    book.dead_after = Some(2);
-                }
-            }
-            2 if mode != DeliveryMode::AtMostOnce && !book.ordered => {
-                builder = builder.dead_letter(DeadLetter::discard().after(2));
-                book.discard_after = Some(2);
-            }
-            _ => {}
+        let dead_after = plan.dead_after.filter(|_| dead.is_some());
+        if let (Some(dead), Some(after)) = (dead, dead_after) {
+            builder = builder.dead_letter(DeadLetter::to(dead).after(after));
         }
-        if book.ordered {
+        if let Some(after) = plan.discard_after {
+            builder = builder.dead_letter(DeadLetter::discard().after(after));
+        }
+        if plan.ordered {
             builder = builder.ordered();
         }
-        if book.filtered {
+        if plan.filtered {
             builder = builder.filter("attributes.k = \"1\"");
         }
-        if book.earliest {
+        if plan.earliest {
             builder = builder.start(Start::Earliest);
         }
         let created = builder.create();
         let said = created.as_ref().map(|_| ()).map_err(ToString::to_string);
-        self.log.say(format!("create {book:?}: {said:?}"));
-        book.fate = answer_of(&created).fate();
-        self.history.subscriptions.push(book);
+        self.log.say(format!("create {name} on {topic}, {plan:?}: {said:?}"));
+        self.history.subscriptions.push(history::Subscription {
+            name: name.clone(),
+            topic,
+            born: self.history.step,
+            fate: answer_of(&created).fate(),
+            mode: plan.mode,
+            ordered: plan.ordered,
+            filtered: plan.filtered,
+            earliest: plan.earliest,
+            dead_after,
+            discard_after: plan.discard_after,
+            paused: Some(false),
+            outstanding_max: vec![1_000],
+            standings: BTreeMap::new(),
+            lost_at_most: 0,
+        });
         match created {
-            Ok(created) => {
-                self.subscriptions.insert(self.history.subscriptions.len() - 1, created);
-            }
+            Ok(created) => drop(self.subscriptions.insert(self.history.subscriptions.len() - 1, created)),
             Err(CreateError::Storage { .. }) if self.in_trouble() => {}
             Err(error) => return Err(format!("subscription {name}: {error}")),
         }
@@ -305,7 +321,7 @@ impl<'a> Process<'a> {
         message
     }
 
-    fn publish(&mut self) -> Done {
+    pub(super) fn publish(&mut self) -> Done {
         let Some(topic) = self.pick_topic() else { return Ok(()) };
         let (mut content, delay) = self.draw_message();
         if self.random.below(3) == 0 {
@@ -341,7 +357,7 @@ impl<'a> Process<'a> {
         Ok(())
     }
 
-    fn publish_all(&mut self) -> Done {
+    pub(super) fn publish_all(&mut self) -> Done {
         let Some(topic) = self.pick_topic() else { return Ok(()) };
         let count = 2 + self.random.below(5);
         let contents: Vec<_> = (0..count).map(|_| self.draw_message()).collect();
@@ -375,7 +391,7 @@ impl<'a> Process<'a> {
     }
 
     /// The same again under its idempotency id, or another under it.
-    fn repeat(&mut self) -> Done {
+    pub(super) fn repeat(&mut self) -> Done {
         let Some(topic) = self.pick_topic() else { return Ok(()) };
         let ids: Vec<usize> = self.history.topics[topic].by_idempotency.values().copied().collect();
         let newest = ids.iter().copied().max();
@@ -458,7 +474,7 @@ impl<'a> Process<'a> {
         self.pick(subscriptions.into_iter())
     }
 
-    fn receive(&mut self) -> Done {
+    pub(super) fn receive(&mut self) -> Done {
         let Some(number) = self.pick_subscription() else { return Ok(()) };
         let received = self.subscriptions[&number].try_recv();
         match received {
@@ -497,7 +513,7 @@ impl<'a> Process<'a> {
         }
     }
 
-    fn receive_batch(&mut self) -> Done {
+    pub(super) fn receive_batch(&mut self) -> Done {
         let Some(number) = self.pick_subscription() else { return Ok(()) };
         let most = 1 + self.random.below(6);
         match self.subscriptions[&number].try_recv_batch(most as usize) {
@@ -545,13 +561,18 @@ impl<'a> Process<'a> {
         }
     }
 
-    fn settle(&mut self) -> Done {
+    pub(super) fn settle(&mut self) -> Done {
+        let way = self.random.below(10);
+        self.settle_in(way)
+    }
+
+    /// 0 to 5: ack; 6 and 7: nack; 8: release; 9: reject.
+    pub(super) fn settle_in(&mut self, way: u64) -> Done {
         if self.held.is_empty() {
             return self.receive();
         }
         let at = self.random.below(self.held.len() as u64) as usize;
         let (number, message, delivery) = self.held.remove(at);
-        let way = self.random.below(10);
         let done = match way {
             0..6 => delivery.ack(),
             6..8 => delivery.nack(),
@@ -610,7 +631,7 @@ impl<'a> Process<'a> {
         }
     }
 
-    fn pause_some(&mut self) -> Done {
+    pub(super) fn pause_some(&mut self) -> Done {
         if let Some(number) = self.pick_subscription() {
             let paused = self.random.below(2) == 0;
             self.pause(number, paused);
@@ -626,7 +647,7 @@ impl<'a> Process<'a> {
         *known = if done.is_ok() || *known == Some(paused) { Some(paused) } else { None };
     }
 
-    fn update_some(&mut self) -> Done {
+    pub(super) fn update_some(&mut self) -> Done {
         let Some(number) = self.pick_subscription() else { return Ok(()) };
         let most = 2 + self.random.below(50);
         let done = self.subscriptions[&number].update().max_outstanding(most as usize).apply();
@@ -639,7 +660,7 @@ impl<'a> Process<'a> {
         Ok(())
     }
 
-    fn delete_subscription(&mut self) -> Done {
+    pub(super) fn delete_subscription(&mut self) -> Done {
         let Some(number) = self.pick_subscription() else { return Ok(()) };
         let done = self.subscriptions[&number].delete();
         self.log.say(format!("delete s{number}: {done:?}"));
@@ -650,7 +671,7 @@ impl<'a> Process<'a> {
     }
 
     /// Also one that nobody has opened.
-    fn delete_topic(&mut self) -> Done {
+    pub(super) fn delete_topic(&mut self) -> Done {
         let live: Vec<usize> = (0..self.history.topics.len())
             .filter(|&topic| self.history.topics[topic].fate == Fate::Sure)
             .collect();

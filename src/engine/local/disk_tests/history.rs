@@ -104,7 +104,7 @@ pub(super) struct Subscription {
 }
 
 /// A message as somebody got it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Seen {
     pub(super) message: usize,
     pub(super) id: MessageId,
@@ -335,7 +335,7 @@ impl History {
         if has_spent(dead_after) {
             standing.dead = if is_sound { Fate::Sure } else { Fate::Unsure };
         } else if has_spent(discard_after) && mode != DeliveryMode::AtMostOnce {
-            standing.settled = if super::setting("STRICT_DISCARD", 0) == 1 && is_sound && mode == DeliveryMode::ExactlyOnce { Settled::Yes } else { Settled::Here };
+            standing.settled = Settled::Here;
         }
     }
 
@@ -343,18 +343,17 @@ impl History {
         let standing = self.subscriptions[subscription].standing(message);
         standing.held = false;
         standing.spent.0 -= 1;
-        if super::setting("STRICT_RELEASE", 0) == 1 { standing.spent.1 = standing.spent.0; }
+        // What was written at the hand-out still counts it.
     }
 
     pub(super) fn rejected(&mut self, subscription: usize, message: usize, is_sound: bool) {
         let book = &mut self.subscriptions[subscription];
         let dies = book.dead_after.is_some();
-        let mode = book.mode;
         let standing = book.standing(message);
         standing.held = false;
         match dies {
             true => standing.dead = if is_sound { Fate::Sure } else { Fate::Unsure },
-            false => standing.settled = if super::setting("STRICT_DISCARD", 0) == 1 && is_sound && mode == DeliveryMode::ExactlyOnce { Settled::Yes } else { Settled::Here },
+            false => standing.settled = Settled::Here,
         }
     }
 

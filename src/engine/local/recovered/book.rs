@@ -49,7 +49,7 @@ pub(crate) struct StoredSnapshot {
     pub(crate) settled: Settled,
 }
 
-/// How many seeks may have been lost with lost units.
+/// How many seeks in a row may have left no trace.
 const LOST_SEEKS_MAX: u32 = 1 << 16;
 
 impl StoredBook {
@@ -132,7 +132,7 @@ impl StoredBook {
     }
 
     /// The book was sought, into this generation. True: that is to be done.
-    pub(super) fn is_news(&mut self, generation: u32, lenient: bool) -> Result<bool, String> {
+    pub(super) fn is_news(&mut self, generation: u32) -> Result<bool, String> {
         let before = std::mem::replace(&mut self.replay, Replay::Level);
         let of_image = match &before {
             Replay::Level => None,
@@ -152,9 +152,9 @@ impl StoredBook {
             }
             return Ok(false);
         }
+        // A seek for which the disk had no space has taken a generation too.
         let missing = generation.wrapping_sub(self.ledger.generation()).wrapping_sub(1);
-        let is_next = missing == 0 && !matches!(before, Replay::Behind);
-        if !is_next && !(lenient && missing <= LOST_SEEKS_MAX) {
+        if missing > LOST_SEEKS_MAX {
             let (number, from) = (self.number, self.ledger.generation());
             return Err(format!("book {number} was sought into generation {generation}, from {from}"));
         }

@@ -203,6 +203,8 @@ impl StoredTopic {
                 return Err(format!("book {number} starts at {start:?}, after its topic's end"));
             }
             vacant.insert(StoredBook::new(number, start, end, name, options));
+            // There were messages up to there, though the disk may have had no space for them.
+            self.next = self.next.max(end);
         }
         Ok(())
     }
@@ -226,10 +228,10 @@ impl StoredTopic {
         number: u64,
         generation: u32,
         to: Place,
-        lenient: bool,
+        may_lack_snapshot: bool,
     ) -> Result<(), String> {
         let Some(book) = self.books.get_mut(&number) else { return Ok(()) };
-        if !book.is_news(generation, lenient)? {
+        if !book.is_news(generation)? {
             return Ok(());
         }
         let first_kept = self.messages.keys().next().copied();
@@ -238,8 +240,8 @@ impl StoredTopic {
             Place::Image(settled) => book.ledger.seek_to_image(settled),
             Place::Snapshot(snapshot) => match self.snapshots.get(&snapshot) {
                 Some(snapshot) => book.ledger.seek_to_image(snapshot.settled.clone()),
-                // Where it stood is not known any more: then nothing is settled.
-                None if lenient => book.ledger.seek_to(first_kept.unwrap_or(self.next)),
+                // Where that stood is not known any more: then nothing is settled.
+                None if may_lack_snapshot => book.ledger.seek_to(first_kept.unwrap_or(self.next)),
                 None => {
                     return Err(format!(
                         "book {number} was sought to snapshot {snapshot}, which is not there"
