@@ -5,7 +5,9 @@
 #[path = "../examples/flights/departures/mod.rs"]
 mod departures;
 
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -20,11 +22,11 @@ fn january() -> PathBuf {
 }
 
 /// Runs the example on a thread of its own, so that a lost wake-up fails the test instead of hanging it.
-fn run_watched(data: PathBuf) -> Result<Report, Error> {
+fn run_watched(data: PathBuf, dir: Option<PathBuf>) -> Result<Report, Error> {
     let (sender, outcome) = mpsc::channel();
     std::thread::spawn(move || {
         // Nobody listens any more when the watchdog has given up.
-        let _ = sender.send(run(&data, |_, _| {}));
+        let _ = sender.send(run(&data, dir.as_deref(), |_, _| {}));
     });
     outcome.recv_timeout(PATIENCE).expect("the run ends, and does not panic")
 }
@@ -33,7 +35,7 @@ fn run_watched(data: PathBuf) -> Result<Report, Error> {
 fn run_text(name: &str, text: &str) -> Result<Report, Error> {
     let path = std::env::temp_dir().join(format!("eventflow-flights-{}-{name}.csv", std::process::id()));
     std::fs::write(&path, text).expect("the temporary directory takes a file");
-    let outcome = run_watched(path.clone());
+    let outcome = run_watched(path.clone(), None);
     std::fs::remove_file(path).expect("the file is still there");
     outcome
 }
@@ -42,7 +44,7 @@ const HEADER: &str = "year,carrier,flight,tailnum,origin,dep_time,dep_delay";
 
 #[test]
 fn january_reaches_every_service_once() {
-    let report = run_watched(january()).expect("January runs");
+    let report = run_watched(january(), None).expect("January runs");
     assert!(report.differences.is_empty(), "{:?}", report.differences);
     let totals = &report.totals;
     assert_eq!(totals.flights, 27_004);
@@ -67,7 +69,7 @@ fn january_reaches_every_service_once() {
 
 #[test]
 fn a_total_that_differs_is_named() {
-    let report = run_watched(january()).expect("January runs");
+    let report = run_watched(january(), None).expect("January runs");
     let mut wrong = report.totals.clone();
     wrong.newark += 1;
     wrong.carriers.get_mut("UA").expect("United flies in January").delayed -= 1;
@@ -113,4 +115,67 @@ fn an_error_in_the_file_names_the_line() {
     assert!(error.to_string().ends_with("line 1: the header has no column `flight`"), "{error}");
     let error = run_text("nothing", "").expect_err("there is no header");
     assert!(error.to_string().ends_with("line 1: the header is missing"), "{error}");
+}
+
+/// Makes the test below the process that is killed: file and directory.
+const KILLED: &str = "EVENTFLOW_TEST_KILLED_FLIGHTS";
+const KILLS: u64 = 12;
+
+#[test]
+fn killed_again_and_again_it_ends_with_the_same_totals() {
+    if let Ok(order) = std::env::var(KILLED) {
+        let (data, dir) = order.split_once('|').expect("a file and a directory");
+        let tell = |published, _| {
+            writeln!(std::io::stdout(), "{published}").expect("somebody listens");
+        };
+        let report = run(Path::new(data), Some(Path::new(dir)), tell).expect("it goes on");
+        assert!(report.differences.is_empty(), "{:?}", report.differences);
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    // A part of the month, so that a debug build gets through.
+    let data = dir.path().join("flights.csv");
+    let month = std::fs::read_to_string(january()).expect("January is there");
+    let part: Vec<_> = month.lines().take(4_001).collect();
+    std::fs::write(&data, part.join("\n")).expect("it takes a file");
+    let store = dir.path().join("store");
+    let seed = std::env::var("EVENTFLOW_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1_u64);
+    println!("EVENTFLOW_SEED={seed}");
+    let mut random = seed;
+    let mut ended = 0;
+    for _ in 0..KILLS {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ended += u64::from(!run_and_kill(&data, &store, 1 + (random >> 33) % 200));
+    }
+    println!("{ended} of {KILLS} were through before they were killed");
+
+    let in_memory = run_watched(data.clone(), None).expect("it runs");
+    // Twice: what is done is not done again.
+    for _ in 0..2 {
+        let report = run_watched(data.clone(), Some(store.clone())).expect("it goes on");
+        assert!(report.differences.is_empty(), "{:?}", report.differences);
+        assert_eq!(report.totals.flights, 4_000);
+        assert_eq!(report.totals.differences(&in_memory.totals).len(), 0);
+    }
+}
+
+/// False: it was through before it was killed.
+fn run_and_kill(data: &Path, store: &Path, lines: u64) -> bool {
+    let mut child = Command::new(std::env::current_exe().expect("this test has a file"))
+        .args(["--exact", "killed_again_and_again_it_ends_with_the_same_totals", "--nocapture"])
+        .env(KILLED, format!("{}|{}", data.display(), store.display()))
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let stdout = child.stdout.take().expect("it is piped");
+    let mut heard = 0;
+    for _line in BufReader::new(stdout).lines().map_while(Result::ok) {
+        heard += 1;
+        if heard == lines + 3 {
+            child.kill().expect("it can be killed");
+        }
+    }
+    let status = child.wait().expect("it has ended");
+    assert!(status.success() || status.code().is_none(), "it fails: {status}");
+    status.code().is_none()
 }

@@ -4,6 +4,7 @@
 //! ```text
 //! cargo run --release --example flights                     January 2013, which comes with the repository
 //! cargo run --release --example flights -- --data FILE      any other file of that form
+//! cargo run --release --example flights -- --dir DIR        kept on disk: kill it at any time, start it again
 //! ```
 //!
 //! Ends with 1 when a total differs from what a plain loop over the file finds, and says which.
@@ -17,21 +18,21 @@ use std::time::{Duration, Instant};
 
 use departures::Report;
 
-const USAGE: &str = "usage: flights [--data FILE]";
+const USAGE: &str = "usage: flights [--data FILE] [--dir DIR]";
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 const CLEAR_LINE: &str = "\r\x1b[K";
 /// How many differences are printed: when much is wrong, more of them do not help.
 const DIFFERENCES_MAX: usize = 20;
 
 fn main() -> ExitCode {
-    let data = match data_path(std::env::args_os().skip(1)) {
-        Ok(data) => data,
+    let (data, dir) = match paths(std::env::args_os().skip(1)) {
+        Ok(paths) => paths,
         Err(problem) => {
             eprintln!("{problem}\n{USAGE}");
             return ExitCode::from(2);
         }
     };
-    let outcome = departures::run(&data, progress_line());
+    let outcome = departures::run(&data, dir.as_deref(), progress_line());
     if stderr().is_terminal() {
         eprint!("{CLEAR_LINE}");
     }
@@ -47,15 +48,22 @@ fn main() -> ExitCode {
     }
 }
 
-fn data_path(mut arguments: impl Iterator<Item = std::ffi::OsString>) -> Result<PathBuf, String> {
+/// The file, and the directory if the broker is to have one.
+fn paths(
+    mut arguments: impl Iterator<Item = std::ffi::OsString>,
+) -> Result<(PathBuf, Option<PathBuf>), String> {
     let mut data = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/flights-2013-01.csv");
+    let mut dir = None;
     while let Some(argument) = arguments.next() {
-        if argument != "--data" {
+        if argument == "--data" {
+            data = arguments.next().ok_or("--data needs a file")?.into();
+        } else if argument == "--dir" {
+            dir = Some(arguments.next().ok_or("--dir needs a directory")?.into());
+        } else {
             return Err(format!("no option is called {}", argument.display()));
         }
-        data = arguments.next().ok_or("--data needs a file")?.into();
     }
-    Ok(data)
+    Ok((data, dir))
 }
 
 /// A line that says how far it is, where somebody looks at it.

@@ -1,12 +1,14 @@
 //! The broker's topics, and the subscription of each service.
 
+use std::path::Path;
 use std::time::Duration;
 
 use eventflow::{
-    Broker, Capacity, DeadLetter, DedupWindow, Message, Overflow, Receipt, Result, ShutdownReport,
-    Subscription, SubscriptionStats, Topic,
+    Broker, Capacity, DeadLetter, DedupWindow, Durability, Message, Overflow, Receipt, Result, Retention,
+    Seek, ShutdownReport, Subscription, SubscriptionStats, Topic,
 };
 
+use super::bytes::{AlertBytes, FlightBytes};
 use super::input::Row;
 use super::totals::{Difference, Totals};
 
@@ -15,6 +17,8 @@ const CAPACITY: u64 = 20_000;
 /// A publisher tries again at once or not at all, so that the window need not reach back far.
 const DEDUP_TIME: Duration = Duration::from_secs(60);
 const DEDUP_IDS_MAX: usize = 50_000;
+/// On disk, what a power cut may take with it. The next run publishes it again.
+const SYNC_EVERY: Duration = Duration::from_secs(1);
 pub(crate) const FLAKY_DEADLINE: Duration = Duration::from_millis(50);
 
 /// The event: one departure.
@@ -48,31 +52,47 @@ pub(crate) struct Airport {
 
 impl Airport {
     /// Everything is there before the first flight leaves: a subscription gets what is published after it was
-    /// made.
-    pub(crate) fn open() -> Result<Self> {
-        let broker = Broker::in_memory();
+    /// made. In a directory, it is there as the last run left it.
+    pub(crate) fn open(dir: Option<&Path>) -> Result<Self> {
+        let broker = match dir {
+            None => Broker::in_memory(),
+            Some(dir) => Broker::builder().dir(dir).durability(Durability::Interval(SYNC_EVERY)).build()?,
+        };
         let departures = broker
             .topic::<Flight>("departures")
-            .capacity(Capacity::messages(CAPACITY).overflow(Overflow::Block))
-            .dedup(DedupWindow::time(DEDUP_TIME).max_ids(DEDUP_IDS_MAX))
-            .create()?;
-        let alerts = broker.topic::<Alert>("alerts").create()?;
-        let cancellations = broker.topic::<Flight>("cancellations").create()?;
-        Ok(Airport {
-            alerts_desk: alerts.subscription("desk").create()?,
-            cancellations_desk: cancellations.subscription("desk").create()?,
+            .codec(FlightBytes)
+            .capacity(Capacity::messages(CAPACITY).overflow(Overflow::Block));
+        let alerts = broker.topic::<Alert>("alerts").codec(AlertBytes);
+        let (departures, alerts) = match dir {
+            None => (departures.dedup(DedupWindow::time(DEDUP_TIME).max_ids(DEDUP_IDS_MAX)), alerts),
+            // Whoever was killed begins anew: the publishers with the file, `anomalies` with the first flight.
+            Some(_) => {
+                let forever = DedupWindow::time(Duration::MAX).max_ids(usize::MAX);
+                (departures.dedup(forever).retention(Retention::forever()), alerts.dedup(forever))
+            }
+        };
+        let (departures, alerts) = (departures.open()?, alerts.open()?);
+        let cancellations = broker.topic::<Flight>("cancellations").codec(FlightBytes).open()?;
+        let airport = Airport {
+            alerts_desk: alerts.subscription("desk").open()?,
+            cancellations_desk: cancellations.subscription("desk").open()?,
             punctuality: departures
                 .subscription("punctuality")
                 .dead_letter(DeadLetter::to(&cancellations))
-                .create()?,
-            aircraft: departures.subscription("aircraft").ordered().create()?,
-            anomalies: departures.subscription("anomalies").create()?,
-            newark: departures.subscription("newark").filter(r#"attributes.origin = "EWR""#).create()?,
-            flaky: departures.subscription("flaky").ack_deadline(FLAKY_DEADLINE).create()?,
+                .open()?,
+            aircraft: departures.subscription("aircraft").ordered().open()?,
+            anomalies: departures.subscription("anomalies").open()?,
+            newark: departures.subscription("newark").filter(r#"attributes.origin = "EWR""#).open()?,
+            flaky: departures.subscription("flaky").ack_deadline(FLAKY_DEADLINE).open()?,
             broker,
             departures,
             alerts,
-        })
+        };
+        if dir.is_some() {
+            // What it knew of the flights before is gone with its process.
+            airport.anomalies.seek(Seek::Earliest)?;
+        }
+        Ok(airport)
     }
 
     pub(crate) fn publish(&self, row: &Row<'_>) -> Result<Receipt> {
@@ -108,7 +128,7 @@ impl Airport {
             && self.alerts_desk.stats().backlog == 0
     }
 
-    /// Where the broker's own statistics contradict what the services found.
+    /// Where the broker's own statistics contradict what the services found, in the one run that there was.
     pub(crate) fn contradictions(&self, found: &Totals, left: ShutdownReport) -> Vec<Difference> {
         let topic = self.departures.stats();
         let newark = self.newark.stats();

@@ -2,8 +2,10 @@
 //! nothing was lost or counted twice.
 
 mod airport;
+mod bytes;
 mod input;
 mod services;
+mod stored;
 mod totals;
 
 use std::panic::resume_unwind;
@@ -13,9 +15,9 @@ use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use airport::Airport;
-use eventflow::ShutdownReport;
 use input::{InputError, for_each_row};
 use services::Books;
+use stored::Records;
 use totals::plain_loop;
 
 pub(crate) use totals::{Difference, Totals};
@@ -52,13 +54,23 @@ pub(crate) struct Report {
 
 /// Publishes every departure in `data`, lets the services read them all, and compares. `progress` is told now
 /// and then how many flights are published, and how many there are.
-pub(crate) fn run(data: &Path, mut progress: impl FnMut(u64, u64)) -> Result<Report, Error> {
+///
+/// With a directory, a run goes on where one before it was killed; the directory is of this file alone.
+pub(crate) fn run(
+    data: &Path,
+    dir: Option<&Path>,
+    mut progress: impl FnMut(u64, u64),
+) -> Result<Report, Error> {
     let (expected, origins) = plain_loop(data)?;
-    let airport = Airport::open()?;
+    let airport = Airport::open(dir)?;
+    let records = dir.map(|_| Records::open(&airport.broker)).transpose()?;
     let (books, duplicates) = (Books::default(), AtomicU64::new(0));
     let began = Instant::now();
     let left = thread::scope(|scope| {
-        let workers = services::start(scope, &airport, &books);
+        let workers = match &records {
+            None => services::start(scope, &airport, &books),
+            Some(records) => stored::start(scope, &airport, records),
+        };
         let mut publishers = Vec::new();
         for origin in &origins {
             publishers.push(scope.spawn(|| publish_origin(&airport, data, origin, &duplicates)));
@@ -66,6 +78,7 @@ pub(crate) fn run(data: &Path, mut progress: impl FnMut(u64, u64)) -> Result<Rep
         let drained = wait_until_drained(&airport, &publishers, &workers, |published| {
             progress(published, expected.flights)
         });
+        let recorded = records.as_ref().filter(|_| drained).map(Records::totals);
         // Wakes the services, whose subscriptions have nothing left for them; and, when something went wrong,
         // the publishers too.
         let left = airport.broker.shutdown(SHUTDOWN_TIMEOUT)?;
@@ -75,13 +88,20 @@ pub(crate) fn run(data: &Path, mut progress: impl FnMut(u64, u64)) -> Result<Rep
         for publisher in publishers {
             join(publisher)?;
         }
+        if let Some(recorded) = recorded {
+            *books.totals.lock() = recorded?;
+        }
         if drained { Ok(left) } else { Err(Error::EndedEarly) }
     })?;
     let elapsed = began.elapsed();
     let mut totals = books.totals.into_inner();
     totals.flights = airport.published();
     totals.duplicates = duplicates.into_inner();
-    Ok(report(&airport, &expected, totals, left, elapsed))
+    let mut differences = expected.differences(&totals);
+    if dir.is_none() {
+        differences.extend(airport.contradictions(&totals, left));
+    }
+    Ok(report(&airport, totals, elapsed, differences))
 }
 
 /// The publisher of one airport: reads the file and publishes what leaves from there, in the order of the
@@ -91,7 +111,8 @@ fn publish_origin(airport: &Airport, data: &Path, origin: &str, duplicates: &Ato
         if row.origin != origin {
             return Ok(());
         }
-        for _ in 0..if row.is_published_twice() { 2 } else { 1 } {
+        airport.publish(&row)?;
+        if row.is_published_twice() {
             let receipt = airport.publish(&row)?;
             duplicates.fetch_add(u64::from(receipt.deduplicated), Ordering::Relaxed);
         }
@@ -122,15 +143,7 @@ fn join<E: Into<Error>>(thread: ScopedJoinHandle<'_, Result<(), E>>) -> Result<(
     thread.join().unwrap_or_else(|panic| resume_unwind(panic)).map_err(Into::into)
 }
 
-fn report(
-    airport: &Airport,
-    expected: &Totals,
-    totals: Totals,
-    left: ShutdownReport,
-    elapsed: Duration,
-) -> Report {
-    let mut differences = expected.differences(&totals);
-    differences.extend(airport.contradictions(&totals, left));
+fn report(airport: &Airport, totals: Totals, elapsed: Duration, differences: Vec<Difference>) -> Report {
     let mut report =
         Report { totals, nacked: 0, expired: 0, redelivered: 0, delivered: 0, elapsed, differences };
     for stats in airport.stats() {

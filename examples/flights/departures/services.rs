@@ -13,17 +13,17 @@ use super::airport::{Airport, Alert, FLAKY_DEADLINE, Flight};
 use super::totals::{Carrier, Running, Totals};
 
 /// How many flights a service takes at once where nothing speaks for one by one.
-const BATCH: usize = 256;
+pub(crate) const BATCH: usize = 256;
 
-const PUNCTUALITY_WORKERS: usize = 4;
-const AIRCRAFT_WORKERS: usize = 2;
+pub(crate) const PUNCTUALITY_WORKERS: usize = 4;
+pub(crate) const AIRCRAFT_WORKERS: usize = 2;
 /// Many, because some of them always hang.
-const FLAKY_WORKERS: usize = 8;
+pub(crate) const FLAKY_WORKERS: usize = 8;
 
 /// How long `flaky` hangs when it hangs: past its ack deadline.
-const FLAKY_HANG: Duration = FLAKY_DEADLINE.saturating_add(Duration::from_millis(25));
+pub(crate) const FLAKY_HANG: Duration = FLAKY_DEADLINE.saturating_add(Duration::from_millis(25));
 /// Why a flight is rejected.
-const NO_DEPARTURE: &str = "no departure time";
+pub(crate) const NO_DEPARTURE: &str = "no departure time";
 
 /// What the workers of one service share.
 #[derive(Default)]
@@ -203,14 +203,14 @@ fn flaky(flights: &Subscription<Flight>, books: &Books) -> Result<()> {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Fate {
+pub(crate) enum Fate {
     Succeeds,
     Fails,
     Hangs,
 }
 
 /// One delivery in ten fails, one in a thousand hangs: by chance, but by the same chance in every run.
-fn fate(line: u64, attempt: u32) -> Fate {
+pub(crate) fn fate(line: u64, attempt: u32) -> Fate {
     // SplitMix64: neighbouring numbers come out unlike each other.
     let mut mixed = (line << 8).wrapping_add(u64::from(attempt)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);

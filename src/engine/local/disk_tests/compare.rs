@@ -189,13 +189,16 @@ impl History {
         if seen.is_some_and(|seen| seen.phase == 2 && published.due <= clock) && !ordered {
             return Err(format!("P1: {what} came late"));
         }
+        let counts = book.after().is_some();
         let mut lost = book.lost_at_most;
         let standing = book.standing(message);
         match (seen, copies) {
             (Some(_), 1) => return Err(format!("P11: {what} is dead, and here")),
             (_, 2..) => return Err(format!("P11: {what} is dead {copies} times")),
             (Some(seen), _) => {
-                standing.spent = (seen.attempt - 1, seen.attempt - 1);
+                // Where attempts are not promised to last, earlier ones may be remembered later.
+                let most = if counts { 0 } else { standing.spent.1 };
+                standing.spent = (seen.attempt - 1, most.max(seen.attempt - 1));
                 if standing.settled == Settled::Maybe {
                     undone.push((number, message));
                 }

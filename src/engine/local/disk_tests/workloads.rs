@@ -186,9 +186,10 @@ fn explore(name: &str, one_of: u64, act: impl Fn(&Workload, u64) -> Report) {
 
 #[test]
 fn short_programs_lose_nothing_at_a_crash_of_any_call_and_of_the_recovery() {
-    explore("crashes", 301, |workload, number| {
+    explore("crashes", 4_001, |workload, number| {
         let tear = if number % 2 == 0 { Tear::Never } else { Tear::Mixes };
-        let bounds = Bounds { seed: number, cuts: 6, recoveries: 1, cuts_again: 1, tear };
+        let recoveries = setting("EVENTFLOW_DISK_RECOVERIES", 1) as usize;
+        let bounds = Bounds { seed: number, cuts: 2, recoveries, cuts_again: 1, tear };
         crashes(workload, &bounds)
             .unwrap_or_else(|wrong| panic!("{:?}, {:?}: {wrong:?}", workload.plan, workload.operations))
     });
@@ -196,7 +197,7 @@ fn short_programs_lose_nothing_at_a_crash_of_any_call_and_of_the_recovery() {
 
 #[test]
 fn short_programs_lose_nothing_at_a_failure_of_any_call() {
-    explore("failures", 3_499, |workload, number| {
+    explore("failures", 6_999, |workload, number| {
         let bounds = Bounds { recoveries: 2, cuts_again: 1, ..Bounds::quick(number) };
         failures(workload, &bounds)
             .unwrap_or_else(|wrong| panic!("{:?}, {:?}: {wrong:?}", workload.plan, workload.operations))
