@@ -29,7 +29,7 @@ async fn main() -> eventflow::Result<()> {
         sum += *square;
         square.ack_async().await?;
     }
-    assert_eq!(sum, (1..=NUMBERS).map(|number| number * number).sum());
+    assert_eq!(sum, (1..=NUMBERS).map(|number| number * number).sum::<u64>());
     println!("the squares of 1 to {NUMBERS} add up to {sum}");
 
     // A future of `recv_async` may be dropped at any time, as `timeout` does here: it has taken no message

@@ -204,6 +204,7 @@ impl Writer<'_> {
         self.0.push(byte);
     }
 
+    #[cfg(test)]
     pub(crate) fn u32(&mut self, number: u32) {
         self.raw(&number.to_le_bytes());
     }

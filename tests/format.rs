@@ -361,7 +361,8 @@ impl<'a> Words<'a> {
         }
         if flags & 2 != 0 {
             for _ in 0..self.varint() {
-                (self.text(), self.text());
+                self.text();
+                self.text();
             }
         }
         if flags & 4 != 0 {
@@ -377,11 +378,13 @@ impl<'a> Words<'a> {
         }
         for duration in [16, 32] {
             if flags & duration != 0 {
-                (self.varint(), self.varint());
+                self.varint();
+                self.varint();
             }
         }
         if flags & 64 != 0 {
-            (self.varint(), self.varint());
+            self.varint();
+            self.varint();
         }
         self.bytes()
     }

@@ -130,7 +130,7 @@ fn publish_from(desk: &Desk, first: u64) {
     let mut id = first;
     loop {
         let message = |id: u64| Message::new(payload(id)).idempotency_id(id.to_string());
-        if id % 10 == 0 {
+        if id.is_multiple_of(10) {
             // A batch that takes the place of five.
             (id..id + 5).for_each(|id| tell('b', id, 0));
             let receipts = desk.orders.publish_all((id..id + 5).map(message)).unwrap();

@@ -1,12 +1,5 @@
 //! Closed, or dropped, and opened again.
 
-use std::time::Duration;
-
-use bytes::Bytes;
-use eventflow::{
-    Capacity, CreateError, DeadLetter, DeliveryMode, Message, OpenError, Retention, RetryPolicy, Start,
-};
-
 use crate::support::{Dir, drain, end};
 
 #[test]

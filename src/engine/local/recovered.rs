@@ -199,6 +199,7 @@ impl Recovered {
         }
     }
 
+    #[cfg(test)]
     pub(crate) fn put_back(&mut self, topic: StoredTopic) {
         self.names.insert(topic.name.clone(), topic.number);
         self.topics.insert(topic.number, topic);

@@ -313,7 +313,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         stored: &Stored<E>,
         parcels: &mut [Parcel<E>],
         now: Tick,
-    ) -> Result<Option<(Arc<Staged<E>>, Position)>, PublishErrorKind> {
+    ) -> Result<Option<UnderWay<E>>, PublishErrorKind> {
         let mut unit = Vec::new();
         self.record_new(state, parcels, now, &mut unit);
         if unit.is_empty() {
@@ -463,6 +463,9 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         stored.store.commit(position).is_ok()
     }
 }
+
+/// Messages that wait for the unit that was added there.
+type UnderWay<E> = (Arc<Staged<E>>, Position);
 
 /// The last unit that was added, if a repeat is of a message that is not in the log yet.
 pub(super) fn under_way<E>(state: &TopicState<E>, parcels: &[Parcel<E>]) -> Option<Position> {

@@ -98,7 +98,7 @@ fn nothing_is_made_before_there_is_something_to_keep() {
     archive.append(records([])).unwrap();
     assert_eq!(archive.sync().unwrap(), Extent::EMPTY);
     assert_eq!(disk.list(Path::new(HOME)).unwrap(), [""; 0]);
-    assert_eq!(read(&archive, 0), []);
+    assert_eq!(read(&archive, 0), [0_u64; 0]);
     Archive::remove(&disk, Path::new(HOME), TOPIC_NUMBER).unwrap();
 }
 
@@ -171,7 +171,7 @@ fn when_all_is_dropped_it_begins_again_after_it() {
     assert_eq!((archive.disk_bytes(), files(&disk)), (0, 0));
     let again = disk.fork();
     for (disk, mut archive) in [(&disk, archive), (&again, open_whole(&again, extent))] {
-        assert_eq!(read(&archive, 1), []);
+        assert_eq!(read(&archive, 1), [0_u64; 0]);
         let extent = fill(&mut archive, 51..60);
         assert_eq!(read(&open_whole(disk, extent), 1), (51..60).collect::<Vec<_>>());
     }

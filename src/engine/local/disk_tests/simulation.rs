@@ -78,7 +78,7 @@ fn run(seed: u64, generations: u64, counts: &mut Counts) -> Result<Vec<String>, 
         log: Log::default(),
         counts: *counts,
         has_lost: false,
-        buries: seed % 2 == 0 || all,
+        buries: seed.is_multiple_of(2) || all,
         fails: seed % 2 == 1 || all,
     };
     for _ in 0..generations {

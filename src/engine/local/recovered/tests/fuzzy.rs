@@ -74,7 +74,7 @@ fn agrees_with_every_image(ops: &[Op], times: &[usize]) -> TestCaseResult {
     let mut times = times.iter().copied().cycle();
     for cut in 0..=units.len() {
         let (image, last) = image_from(&states, cut, &mut times);
-        let read = over(&[image.clone()], &units[cut..]);
+        let read = over(std::slice::from_ref(&image), &units[cut..]);
         prop_assert_eq!(&told(read), &truth, "cut at {} of {}", cut, units.len());
         let marked = [&units[cut..last], &[unit().numbers_done()], &units[last..]].concat();
         let read = over(&[image], &marked);

@@ -100,7 +100,7 @@ fn what_lies_below_the_oldest_that_was_kept_stays_gone() {
         last_published: at(9),
         dedup: Part { bytes: &[], more: false },
     });
-    let recovered = over(&[image.0.clone()], &[unit().publish(1, 2, 4).book(1, 1, 2)]);
+    let recovered = over(std::slice::from_ref(&image.0), &[unit().publish(1, 2, 4).book(1, 1, 2)]);
     assert_eq!(kept(&finished(recovered)), [4, 5]);
     let wrong = unit().topic(1, "t").put(&Record::TopicImage {
         topic: 1,
