@@ -121,6 +121,10 @@ pub(crate) fn over_restarts<T, H, M>(
 ) {
     for end in ENDS {
         for between in [Between::Nothing, Between::Untouched, Between::Opened, Between::Checkpoints] {
+            // A directory that was left in good order is nothing but less than one that was not.
+            if end == End::Shutdown && matches!(between, Between::Untouched | Between::Checkpoints) {
+                continue;
+            }
             // Shown when the test fails.
             println!("{end:?}, then {between:?}");
             let clock = ManualClock::new();

@@ -125,8 +125,8 @@ fn record<E: Send + Sync + 'static>(
     while let Ok(batch) = messages.recv_batch(BATCH) {
         let mut tx = broker.transaction();
         batch.iter().filter_map(&find).for_each(|done| tx.publish(&records.topic, done));
+        tx.ack_all(batch);
         commit(tx)?;
-        batch.ack()?;
     }
     Ok(())
 }
