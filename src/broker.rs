@@ -193,7 +193,7 @@ impl Broker {
         self.core().delete_snapshot(name)
     }
 
-    /// What this engine can keep: in memory, everything; on disk, all but snapshots, and no transactions yet.
+    /// What this engine can keep: in memory, everything; on disk, all but seeks: those are kept to topics with a retention of `for_duration` or `forever`, and to snapshots.
     pub fn capabilities(&self) -> Capabilities {
         capabilities_of(self.core().store.is_some())
     }
