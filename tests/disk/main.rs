@@ -9,6 +9,7 @@ mod keeping;
 mod kill;
 mod options;
 mod payloads;
+mod races;
 mod reopen;
 mod settling;
 mod snapshots;

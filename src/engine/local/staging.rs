@@ -297,6 +297,9 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             }
             Err(error) => {
                 staged.take_back(parcels);
+                if let (JournalError::Closed, Some(kind)) = (&error, self.closed_to_publishers()) {
+                    return Append::Refused(kind);
+                }
                 let fault = stored.store.fault_of(&error);
                 Append::Refused(match error {
                     JournalError::Indeterminate(_) => PublishErrorKind::Indeterminate { fault },
@@ -322,7 +325,9 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         }
         let staged = self.staged(state, now, Vec::new());
         let added = stored.store.add(&unit, Space::Ordinary, Some(staged.clone()));
-        let position = added.map_err(|fault| PublishErrorKind::Storage { fault })?;
+        // It may have been closed just now.
+        let refused = |fault| self.closed_to_publishers().unwrap_or(PublishErrorKind::Storage { fault });
+        let position = added.map_err(refused)?;
         self.give_receipts(state, parcels, &mut staged.letters.lock(), now);
         state.staging.last = Some(position);
         Ok(Some((staged, position)))

@@ -37,11 +37,15 @@ pub(super) type Added = Result<Position, StorageFault>;
 /// Acks that nobody waits for are written after this many.
 const UNWRITTEN_MAX: u64 = 64;
 const INTERVAL_MIN: Duration = Duration::from_millis(1);
+/// Some seconds at most.
+const LET_GO_LOOKS_MAX: u32 = 10_000_000;
 
 /// Where a broker on disk keeps what it accepts.
 pub(crate) struct Store {
     /// None once it is closed: then the directory may be opened again.
     journal: Mutex<Option<Arc<Journal<Done>>>>,
+    /// Once it was closed in good order: units before this were completed, and synced.
+    synced_end: AtomicU64,
     /// Units that nobody waits for since the last was written.
     unwritten: AtomicU64,
     /// What the first failure said. It lives as long as the process, for errors are passed around by value: there is one for each disk that fails.
@@ -101,6 +105,7 @@ impl Store {
         };
         let store = Arc::new(Store {
             journal: Mutex::new(Some(Arc::new(journal))),
+            synced_end: AtomicU64::new(0),
             unwritten: AtomicU64::new(0),
             fault: Mutex::new(None),
             checkpoint_len: AtomicU64::new(0),
@@ -136,13 +141,19 @@ impl Store {
         let journal = self.journal()?;
         let mut completed = Vec::new();
         let outcome = act(&journal, &mut |done, outcome| complete(done, outcome, &mut completed));
+        // Before others' code runs, which may let go of the broker: see `let_go`.
+        drop(journal);
         completed.into_iter().for_each(Completion::follow_up);
         outcome
     }
 
     /// Waits until the unit is as safe as was promised, and completed. With nothing locked.
     pub(super) fn commit(&self, position: Position) -> Result<(), JournalError> {
-        self.act(|journal, act| journal.commit(position, act))
+        match self.act(|journal, act| journal.commit(position, act)) {
+            // Closed meanwhile, which committed all that was added.
+            Err(JournalError::Closed) if position.0 < self.synced_end.load(Ordering::Acquire) => Ok(()),
+            outcome => outcome,
+        }
     }
 
     /// Adds a unit of its own and waits until it is as safe as was promised. With nothing locked.
@@ -173,13 +184,29 @@ impl Store {
         if let Some(last) = journal.end().0.checked_sub(1) {
             let _nobody_to_tell = self.write(Position(last));
         }
-        drop(self.journal.lock().take());
+        drop(journal);
+        self.let_go();
+    }
+
+    /// Lets go of the directory, once those have who are at it just now: a commit takes no longer than the disk does.
+    fn let_go(&self) {
+        let Some(journal) = self.journal.lock().take() else { return };
+        for _ in 0..LET_GO_LOOKS_MAX {
+            if Arc::strong_count(&journal) == 1 {
+                break;
+            }
+            thread::yield_now();
+        }
     }
 
     /// Syncs all, and lets go of the directory.
     pub(crate) fn close(&self) -> Result<(), StorageFault> {
-        let closed = self.act(|journal, act| journal.close(act));
-        drop(self.journal.lock().take());
+        let closed = self.act(|journal, act| {
+            journal.close(act)?;
+            self.synced_end.store(journal.end().0, Ordering::Release);
+            Ok(())
+        });
+        self.let_go();
         match closed {
             Ok(()) | Err(JournalError::Closed) => Ok(()),
             Err(error) => Err(self.fault_of(&error)),

@@ -342,7 +342,7 @@ impl History {
     pub(super) fn released(&mut self, subscription: usize, message: usize) {
         let standing = self.subscriptions[subscription].standing(message);
         standing.held = false;
-        standing.spent.0 -= 1;
+        standing.spent.0 = standing.spent.0.saturating_sub(1);
         // What was written at the hand-out still counts it.
     }
 

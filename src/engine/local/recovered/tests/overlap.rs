@@ -162,3 +162,10 @@ fn a_book_may_have_been_sought_to_a_snapshot_when_the_image_knows_neither_any_mo
     let all = [&begin[..], &later[..]].concat();
     assert_eq!(told(over(&image_of(&state(&all)), &later)), told(state(&all)));
 }
+
+#[test]
+fn of_what_is_settled_no_attempts_are_remembered() {
+    let begin = topic_and_book().publish(1, 1, 4).settle(1, 1, 2, 3);
+    let (all, others) = (unit().attempt(1, 1, 1, 4, 2), unit().attempt(1, 1, 1, 2, 2).attempt(1, 1, 3, 4, 2));
+    assert_eq!(told(state(&[begin.clone(), all])), told(state(&[begin, others])));
+}
