@@ -65,6 +65,8 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         let cemetery = self.cemetery.read().clone();
         let target = cemetery.as_ref().and_then(|cemetery| cemetery.topic(&self.topic.broker));
         let extras = self.epitaph(&spot, attempts, &reason);
+        // Before the try: if it fails for another reason, such as a full disk, to try again at once would not end.
+        let would_keep = target.as_ref().is_some_and(|target| target.keeps_something());
         if let Some(target) = target
             && target.append_shared(&spot, extras, (self.topic.log.incarnation(), self.id))
         {
@@ -77,7 +79,8 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
             let parker: Arc<dyn Parker> = self.clone();
             self.topic.broker.add_parked(&cemetery.name, Arc::downgrade(&parker));
             // A subscription may have been created there between our try and our entry.
-            if cemetery.topic(&self.topic.broker).is_some_and(|topic| topic.keeps_something()) {
+            if !would_keep && cemetery.topic(&self.topic.broker).is_some_and(|topic| topic.keeps_something())
+            {
                 self.topic.broker.retry_parked(&cemetery.name);
             }
         }
