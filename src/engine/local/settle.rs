@@ -116,7 +116,10 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
     }
 
     fn settle_one(self: &Arc<Self>, act: impl FnOnce(&mut Ledger) -> bool) -> Result<(), SettleError> {
-        expired_unless(self.change(act).ok_or(SettleError::Deleted)?)
+        let (done, recorded) = self.change_on_record(act).ok_or(SettleError::Deleted)?;
+        expired_unless(done)?;
+        // A last attempt, or a rejection, may have settled it.
+        self.make_ack_safe(self.mode, recorded)
     }
 
     /// The last first: a member of a run takes those after it along, and they shall be settled by their own.
