@@ -34,12 +34,14 @@ pub(super) fn write(
     dir: &Path,
     header: &CheckpointHeader,
     chunks: &mut dyn Iterator<Item = Vec<u8>>,
+    before_it_counts: &mut dyn FnMut() -> io::Result<()>,
 ) -> Result<u64, WriteError> {
     let name = checkpoint_name(header.position);
     let aside = dir.join(CHECKPOINT_TMP);
     let written = remove_if_there(disk, &aside).and_then(|()| disk.create(&aside)).and_then(|file| {
         let len = Image::write(&*file, header, chunks)?;
         file.sync()?;
+        before_it_counts()?;
         disk.rename(&aside, &dir.join(&name))?;
         Ok(len)
     });

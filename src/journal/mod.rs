@@ -36,6 +36,7 @@ mod writer;
 mod tests;
 
 use std::fmt;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -227,7 +228,11 @@ impl<T: Send> Journal<T> {
             let (identity, durable) = (writer.identity, writer.durable);
             (writer.dir.clone(), CheckpointHeader { identity, position: position.0, durable })
         });
-        match checkpoint::write(&*self.disk, &dir, &header, chunks) {
+        // The image may have seen units that came after the position: it must not outlive them.
+        let mut sync_what_it_saw = || {
+            self.commits.settle_all(Level::Synced, act).map_err(|error| io::Error::other(error.to_string()))
+        };
+        match checkpoint::write(&*self.disk, &dir, &header, chunks, &mut sync_what_it_saw) {
             Ok(len) => {
                 self.commits.with_writer(|writer| writer.checkpointed(position.0, len));
                 Ok(())

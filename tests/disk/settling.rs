@@ -217,6 +217,7 @@ fn p01_each_subscription_has_its_own_book() {
     );
 }
 
+#[cfg(feature = "async")]
 #[test]
 fn what_is_done_asynchronously_is_as_safe() {
     over_restarts(
