@@ -2,22 +2,26 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use futures_core::Stream;
 
 use crate::contain::drop_contained;
-use crate::engine::local::publish::Parcel;
-use crate::engine::local::receive::{NoMessage, only_held};
+use crate::engine::local::committer::{NoWaiting, Pending, Safety};
+use crate::engine::local::flight::Flight;
+use crate::engine::local::publish::{Begun, Parcel};
+use crate::engine::local::receive::{Lot, NoMessage, Precaution, only_held};
+use crate::engine::local::settle::{AckBegun, unless_expired};
 use crate::engine::local::subscription::SubscriptionCore;
 use crate::engine::local::topic::{PUBLISHERS, TopicCore};
 use crate::engine::waiters::{Look, Waiter};
-use crate::error::{PublishError, PublishErrorKind, RecvError};
+use crate::error::{PublishAllError, PublishError, PublishErrorKind, RecvError, SettleError};
 use crate::few::Few;
-use crate::handles::Delivery;
+use crate::handles::{Batch, Delivery};
+use crate::journal::{JournalError, Position};
 use crate::message::Message;
 use crate::subscription::{Subscription, ended};
-use crate::topic::{Receipt, Topic, failed, receipt_of};
+use crate::topic::{Receipt, Topic, batch_sent, failed, receipt_of};
 
 impl<E: Send + Sync + 'static> Subscription<E> {
     /// [`recv`](Self::recv) as a future, on any runtime. Dropping it before it is ready loses nothing: a message is leased only in the poll that returns it.
@@ -37,13 +41,13 @@ impl<E: Send + Sync + 'static> Subscription<E> {
     /// # Errors
     /// As [`recv`](Self::recv).
     pub async fn recv_async(&self) -> Result<Delivery<E>, RecvError> {
-        let mut seat = Seat { core: self.core.clone(), waiter: None };
+        let mut seat = Seat::new(self.core.clone());
         std::future::poll_fn(move |context| seat.poll(context)).await
     }
 
     /// Deliveries as a stream, on any runtime. It ends on an error; the next [`recv`](Self::recv) says which. Dropping it loses nothing.
     pub fn stream(&self) -> impl Stream<Item = Delivery<E>> + Send + Unpin + use<E> {
-        Deliveries { seat: Seat { core: self.core.clone(), waiter: None }, _handle: self.clone() }
+        Deliveries { seat: Seat::new(self.core.clone()), _handle: self.clone() }
     }
 }
 
@@ -51,31 +55,67 @@ impl<E: Send + Sync + 'static> Subscription<E> {
 struct Seat<E: Send + Sync + 'static> {
     core: Arc<SubscriptionCore<E>>,
     waiter: Option<Arc<Waiter>>,
+    /// On disk: it has been given something, which is yet to be safe.
+    hand_out: Option<HandOut<E>>,
+}
+
+struct HandOut<E> {
+    lots: Few<Lot<E>>,
+    precaution: Precaution,
+    pending: Pending,
 }
 
 impl<E: Send + Sync + 'static> Seat<E> {
+    fn new(core: Arc<SubscriptionCore<E>>) -> Self {
+        Seat { core, waiter: None, hand_out: None }
+    }
+
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<Delivery<E>, RecvError>> {
-        let (core, mut lots) = (&self.core, Few::new());
-        let look = || core.look(1, None, &mut lots);
-        let polled = core.topic.receivers.poll(core.id, &mut self.waiter, context, look);
-        match polled {
-            Poll::Pending => {
-                // Nobody sleeps here: the timer sees to what becomes available by itself.
-                core.watch_time();
-                Poll::Pending
+        let _polling = self.core.topic.stored.as_ref().map(|_| NoWaiting::begin());
+        loop {
+            if let Some(HandOut { pending, .. }) = &mut self.hand_out {
+                let outcome = ready!(Pin::new(pending).poll(context));
+                return Poll::Ready(self.take_handed_out(outcome));
             }
-            Poll::Ready(Err(reason)) => Poll::Ready(Err(match reason {
-                NoMessage::Ended(error) => error,
-                NoMessage::Timeout => ended(reason),
-            })),
-            Poll::Ready(Ok(())) => Poll::Ready(Ok(Delivery::new(core.clone(), only_held(lots)))),
+            let (core, mut lots) = (&self.core, Few::new());
+            let polled =
+                core.topic.receivers.poll(core.id, &mut self.waiter, context, || core.look_once(&mut lots));
+            match polled {
+                Poll::Pending => {
+                    // Nobody sleeps here: the timer sees to what becomes available by itself.
+                    core.watch_time();
+                    return Poll::Pending;
+                }
+                Poll::Ready(Err(NoMessage::Ended(error))) => return Poll::Ready(Err(error)),
+                Poll::Ready(Err(reason @ NoMessage::Timeout)) => return Poll::Ready(Err(ended(reason))),
+                Poll::Ready(Ok(precaution)) => match (precaution, &core.topic.stored) {
+                    (Some(precaution), Some(stored)) => {
+                        let Precaution { position, safety } = precaution;
+                        let pending = stored.store.make_safe_later(position, safety);
+                        self.hand_out = Some(HandOut { lots, precaution, pending });
+                    }
+                    _ => return Poll::Ready(Ok(Delivery::new(core.clone(), only_held(lots)))),
+                },
+            }
         }
+    }
+
+    fn take_handed_out(&mut self, outcome: Result<(), JournalError>) -> Result<Delivery<E>, RecvError> {
+        let Some(HandOut { mut lots, .. }) = self.hand_out.take() else {
+            unreachable!("what the disk has answered for was handed out")
+        };
+        self.core.end_take(&mut lots, outcome)?;
+        Ok(Delivery::new(self.core.clone(), only_held(lots)))
     }
 }
 
 impl<E: Send + Sync + 'static> Drop for Seat<E> {
     fn drop(&mut self) {
         self.core.topic.receivers.abandon(self.core.id, &mut self.waiter);
+        if let Some(HandOut { lots, precaution, .. }) = self.hand_out.take() {
+            let _polling = NoWaiting::begin();
+            self.core.abandon_take(lots, precaution);
+        }
     }
 }
 
@@ -95,49 +135,146 @@ impl<E: Send + Sync + 'static> Stream for Deliveries<E> {
 }
 
 impl<E: Send + Sync + 'static> Topic<E> {
-    /// [`publish`](Self::publish) as a future, on any runtime: it waits for space without holding a thread. Dropped before it is ready, it has published nothing.
+    /// [`publish`](Self::publish) as a future, on any runtime: it waits for space, and for the disk, without holding a thread.
+    ///
+    /// Dropped before it is ready, it has published nothing; but on disk a message that is on its way there may be published all the same, in whole. Who is to know gives it an
+    /// [`idempotency_id`](Message::idempotency_id) and publishes it again.
     ///
     /// # Errors
     /// As [`publish`](Self::publish).
     pub async fn publish_async(&self, message: impl Into<Message<E>>) -> Result<Receipt, PublishError<E>> {
-        let mut sending =
-            Sending { core: self.core.clone(), parcels: [self.parcel(message.into())?], waiter: None };
+        let mut sending = Sending::new(self.core.clone(), [self.parcel(message.into())?]);
         let sent = std::future::poll_fn(|context| sending.poll(context)).await;
+        let parcel = sending.parcels[0].take();
         match sent {
             Ok(()) => {
-                let parcel = sending.take();
                 let receipt = receipt_of(&parcel);
                 drop_contained(parcel);
                 Ok(receipt)
             }
-            Err(kind) => Err(failed(kind, sending.take())),
+            Err(kind) => Err(failed(kind, parcel)),
+        }
+    }
+
+    /// [`publish_all`](Self::publish_all) as a future, on any runtime. Dropped before it is ready, it is as with [`publish_async`](Self::publish_async): all or none of it is published.
+    ///
+    /// ```
+    /// # let broker = eventflow::Broker::in_memory();
+    /// # let orders = broker.topic::<String>("orders").open()?;
+    /// # futures::executor::block_on(async {
+    /// let receipts = orders.publish_all_async(["order 7", "order 8"]).await?;
+    /// assert_eq!(receipts.len(), 2);
+    /// # Ok::<(), eventflow::Error>(())
+    /// # })?;
+    /// # Ok::<(), eventflow::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`publish_all`](Self::publish_all).
+    pub async fn publish_all_async<M: Into<Message<E>>>(
+        &self,
+        messages: impl IntoIterator<Item = M>,
+    ) -> Result<Vec<Receipt>, PublishAllError<E>> {
+        let messages = messages.into_iter().map(Into::into).collect();
+        let mut sending = Sending::new(self.core.clone(), self.parcels(messages)?);
+        let sent = std::future::poll_fn(|context| sending.poll(context)).await;
+        batch_sent(sent, std::mem::take(&mut sending.parcels))
+    }
+}
+
+/// One message, or a batch, on its way in.
+struct Sending<E: Send + Sync + 'static, P> {
+    core: Arc<TopicCore<E>>,
+    parcels: P,
+    waiter: Option<Arc<Waiter>>,
+    /// On disk.
+    flight: Option<(Flight<E>, Pending)>,
+}
+
+impl<E: Send + Sync + 'static, P: AsMut<[Parcel<E>]>> Sending<E, P> {
+    fn new(core: Arc<TopicCore<E>>, parcels: P) -> Self {
+        Sending { core, parcels, waiter: None, flight: None }
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<(), PublishErrorKind>> {
+        let (core, parcels) = (&self.core, self.parcels.as_mut());
+        let _polling = core.stored.as_ref().map(|_| NoWaiting::begin());
+        loop {
+            if let Some((_, pending)) = &mut self.flight {
+                let outcome = ready!(Pin::new(pending).poll(context));
+                if let Some((flight, _)) = self.flight.take()
+                    && core.land(flight, outcome, parcels)?
+                {
+                    return Poll::Ready(Ok(()));
+                }
+            }
+            let polled =
+                core.space.poll(PUBLISHERS, &mut self.waiter, context, || match core.begin(parcels) {
+                    Ok(Begun::Done) => Look::Found(Ok(None)),
+                    Ok(Begun::MustWait) => Look::Nothing { until: None },
+                    Ok(Begun::UnderWay(flight)) if flight.is_of_a_repeat() => Look::GaveUp(Ok(Some(flight))),
+                    Ok(Begun::UnderWay(flight)) => Look::Found(Ok(Some(flight))),
+                    Err(kind) => Look::GaveUp(Err(kind)),
+                });
+            match (ready!(polled)?, &core.stored) {
+                (Some(flight), Some(stored)) => {
+                    let pending = stored.store.make_safe_later(flight.position, Safety::Promised);
+                    self.flight = Some((flight, pending));
+                }
+                _ => return Poll::Ready(Ok(())),
+            }
         }
     }
 }
 
-struct Sending<E: Send + Sync + 'static> {
-    core: Arc<TopicCore<E>>,
-    parcels: [Parcel<E>; 1],
-    waiter: Option<Arc<Waiter>>,
-}
-
-impl<E: Send + Sync + 'static> Sending<E> {
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<(), PublishErrorKind>> {
-        let (core, parcels) = (&self.core, &mut self.parcels);
-        core.space.poll(PUBLISHERS, &mut self.waiter, context, || match core.attempt(parcels) {
-            Ok(true) => Look::Found(Ok(())),
-            Ok(false) => Look::Nothing { until: None },
-            Err(kind) => Look::GaveUp(Err(kind)),
-        })
-    }
-
-    fn take(&mut self) -> Parcel<E> {
-        self.parcels[0].take()
-    }
-}
-
-impl<E: Send + Sync + 'static> Drop for Sending<E> {
+impl<E: Send + Sync + 'static, P> Drop for Sending<E, P> {
     fn drop(&mut self) {
         self.core.space.abandon(PUBLISHERS, &mut self.waiter);
+    }
+}
+
+impl<E: Send + Sync + 'static> Delivery<E> {
+    /// [`ack`](Self::ack) as a future, on any runtime: where an ack waits for the disk, it holds no thread.
+    ///
+    /// From its first poll on, the message is acked as far as can be told; dropped then, the future only does not say so. Dropped before, it is a nack.
+    ///
+    /// # Errors
+    /// As [`ack`](Self::ack).
+    pub async fn ack_async(mut self) -> Result<(), SettleError> {
+        let (core, held) = self.take_held();
+        let unit = {
+            let _polling = core.topic.stored.as_ref().map(|_| NoWaiting::begin());
+            core.begin_ack(held, core.mode)?
+        };
+        core.wait_for_ack_later(unit).await
+    }
+}
+
+impl<E: Send + Sync + 'static> Batch<E> {
+    /// [`ack`](Self::ack) as a future, on any runtime, as [`Delivery::ack_async`] is.
+    ///
+    /// # Errors
+    /// As [`ack`](Self::ack).
+    pub async fn ack_async(mut self) -> Result<(), SettleError> {
+        let grants = self.take_grants();
+        let core = self.core();
+        let AckBegun { expired, unit } = {
+            let _polling = core.topic.stored.as_ref().map(|_| NoWaiting::begin());
+            core.begin_ack_all(&grants, core.mode)?
+        };
+        let safe = match unit {
+            Ok(unit) => core.wait_for_ack_later(unit).await,
+            Err(error) => Err(error),
+        };
+        unless_expired(expired)?;
+        safe
+    }
+}
+
+impl<E: Send + Sync + 'static> SubscriptionCore<E> {
+    async fn wait_for_ack_later(&self, unit: Option<Position>) -> Result<(), SettleError> {
+        let (Some(position), Some(stored)) = (unit, &self.topic.stored) else { return Ok(()) };
+        let outcome = stored.store.make_safe_later(position, Safety::Promised).await;
+        self.settled(outcome)
     }
 }

@@ -1,5 +1,6 @@
 //! `Broker`: owns topics, subscriptions and time.
 
+use std::fmt;
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,12 +8,13 @@ use std::time::{Duration, Instant};
 
 use crate::clock::{Clock, Line, SystemClock, line_of};
 use crate::engine::local::broker::{BrokerCore, Phase};
+use crate::engine::local::progress::{Listener, Progress};
 use crate::engine::local::recovered::Recovered;
 use crate::engine::local::store::Store;
 use crate::error::{DeleteError, Error, OpenError, RecvError, Result};
 use crate::options::{Capabilities, Capability, Durability, OnDamage};
 use crate::sequence::Sequence;
-use crate::stats::{BrokerStats, RecoveryReport, ShutdownReport};
+use crate::stats::{BrokerStats, RecoveryProgress, RecoveryReport, ShutdownReport};
 use crate::topic::TopicBuilder;
 use crate::transaction::Transaction;
 
@@ -110,7 +112,7 @@ impl Broker {
         options: crate::journal::JournalOptions,
         clock: impl Clock,
     ) -> Result<Broker, OpenError> {
-        let opened = Store::open_on(disk, dir, options)?;
+        let opened = Store::open_on(disk, dir, options, Progress::default())?;
         let line = line_of(clock).not_before(opened.recovered.now);
         let core = BrokerCore::new(line, Some(opened.store), opened.recovered);
         Ok(Broker { presence: Arc::new(Presence { core, report: opened.report }) })
@@ -137,20 +139,7 @@ impl Broker {
         if self.core().phase() == Phase::Closed {
             return Err(DeleteError::Closed);
         }
-        if self.core().delete_recovered(name).map_err(|fault| DeleteError::Storage { fault })? {
-            return Ok(());
-        }
-        let topic = self.core().unregister_topic(name);
-        let topic = topic.ok_or(DeleteError::NotFound)?;
-        if let Err(fault) = self.core().record_deletion(topic.number()) {
-            self.core().register_again(name, topic);
-            return Err(DeleteError::Storage { fault });
-        }
-        self.core().forget_snapshots_of(&topic);
-        topic.tear_down();
-        // Once more: one may have been taken while the topic went.
-        self.core().forget_snapshots_of(&topic);
-        Ok(())
+        self.core().delete_topic(name)
     }
 
     /// The names of all topics, in order.
@@ -193,9 +182,9 @@ impl Broker {
         self.core().delete_snapshot(name)
     }
 
-    /// What this engine can keep: in memory, everything; on disk, all but seeks: those are kept to topics with a retention of `for_duration` or `forever`, and to snapshots.
+    /// What this engine can keep: in memory and on disk, everything.
     pub fn capabilities(&self) -> Capabilities {
-        capabilities_of(self.core().store.is_some())
+        Capabilities::all()
     }
 
     /// What opening the directory found. In memory, nothing.
@@ -264,13 +253,20 @@ impl Broker {
 }
 
 /// Options of a broker.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct BrokerBuilder {
     line: Option<Line>,
     required: Vec<Capability>,
     dir: Option<PathBuf>,
     durability: Durability,
     on_damage: OnDamage,
+    on_progress: Option<Listener>,
+}
+
+impl fmt::Debug for BrokerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BrokerBuilder").field("dir", &self.dir).finish_non_exhaustive()
+    }
 }
 
 impl BrokerBuilder {
@@ -298,6 +294,29 @@ impl BrokerBuilder {
         self
     }
 
+    /// Is told how far the opening of a directory has come, by the thread that opens it: at its beginning, at each hundredth of what is to be read, and at its end. With nothing locked but the directory.
+    ///
+    /// What is read is bounded, whatever the history: one checkpoint and what was written since. A panic of the closure is contained; then it is called no more. In memory it is not called.
+    ///
+    /// ```
+    /// use eventflow::Broker;
+    /// # let dir = std::env::temp_dir().join(format!("eventflow-doc-progress-{}", std::process::id()));
+    /// let broker = Broker::builder()
+    ///     .dir(&dir)
+    ///     .on_recovery_progress(|progress| eprintln!("{} of {} bytes", progress.read, progress.total))
+    ///     .build()?;
+    /// # drop(broker);
+    /// # std::fs::remove_dir_all(&dir).ok();
+    /// # Ok::<(), eventflow::Error>(())
+    /// ```
+    pub fn on_recovery_progress(
+        mut self,
+        progress: impl Fn(RecoveryProgress) + Send + Sync + 'static,
+    ) -> Self {
+        self.on_progress = Some(Arc::new(progress));
+        self
+    }
+
     /// Refuses an engine that cannot keep this.
     pub fn require(mut self, capability: Capability) -> Self {
         self.required.push(capability);
@@ -309,19 +328,16 @@ impl BrokerBuilder {
     /// # Errors
     /// [`OpenError::Unsupported`]: the engine cannot keep what [`require`](Self::require) asked for. With a directory, what is wrong with it.
     pub fn build(self) -> Result<Broker, OpenError> {
-        let capabilities = capabilities_of(self.dir.is_some());
+        let capabilities = Capabilities::all();
         if let Some(&capability) = self.required.iter().find(|required| !capabilities.contains(**required)) {
             return Err(OpenError::Unsupported { capability });
         }
         let line = self.line.unwrap_or_else(|| line_of(SystemClock));
         let Some(dir) = self.dir else { return Ok(Broker::on(line)) };
-        let opened = Store::open(&dir, self.durability, self.on_damage)?;
+        let progress = Progress::new(self.on_progress);
+        let opened = Store::open(&dir, self.durability, self.on_damage, progress)?;
         let line = line.not_before(opened.recovered.now);
         let core = BrokerCore::new(line, Some(opened.store), opened.recovered);
         Ok(Broker { presence: Arc::new(Presence { core, report: opened.report }) })
     }
-}
-
-fn capabilities_of(on_disk: bool) -> Capabilities {
-    if on_disk { Capabilities::all_but(&[Capability::Seek]) } else { Capabilities::all() }
 }

@@ -53,13 +53,34 @@ pub trait Codec<E>: Send + Sync + 'static {
 
 /// An event as the bytes that its topic's codec made of it, for programs that carry events without knowing their type: tools, bridges, network fronts.
 ///
+/// On disk a topic opens as `Encoded` whatever its codec is, and stays what it is: the next program opens it by its own type. In one process, at a time, it is open either way, not both:
+/// [`TypeMismatch`](crate::CreateError::TypeMismatch). The closures that know the typed event need not be given: [`weigh`](crate::TopicBuilder::weigh) gives way to the length, and a message
+/// with an idempotency id cannot be published where payloads are compared by a [`fingerprint`](crate::TopicBuilder::fingerprint) that was not given. A
+/// [`filter_fn`](crate::SubscriptionBuilder::filter_fn) is asked for as ever.
+///
+/// What is published as `Encoded` is taken at its word, but that text must be text: bytes that the topic's codec cannot read are the next program's trouble.
+///
 /// A clone shares the bytes. `Debug` tells their length alone.
 ///
 /// ```
-/// use eventflow::Encoded;
-/// let event = Encoded::from(b"order 7".to_vec());
+/// use eventflow::{Broker, Encoded};
+/// # let dir = std::env::temp_dir().join(format!("eventflow-doc-encoded-{}", std::process::id()));
+/// let broker = Broker::open(&dir)?;
+/// let orders = broker.topic::<String>("orders").open()?;
+/// let billing = orders.subscription("billing").open()?;
+/// orders.publish("order 7")?;
+/// # drop((billing, orders));
+/// drop(broker);
+///
+/// let broker = Broker::open(&dir)?;
+/// let orders = broker.topic::<Encoded>("orders").open()?;
+/// let event = orders.subscription("billing").open()?.recv()?;
 /// assert_eq!(&event[..5], b"order");
-/// assert_eq!(format!("{event:?}"), "Encoded(7 bytes)");
+/// assert_eq!(format!("{:?}", *event), "Encoded(7 bytes)");
+/// event.ack()?;
+/// # drop((orders, broker));
+/// # std::fs::remove_dir_all(&dir).ok();
+/// # Ok::<(), eventflow::Error>(())
 /// ```
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct Encoded(Bytes);
@@ -116,7 +137,6 @@ impl fmt::Debug for Encoded {
 
 /// The codec of events that are bytes already: `raw`.
 #[derive(Clone, Copy, Debug)]
-#[allow(dead_code, reason = "for engines that keep bytes")]
 pub(crate) struct Raw;
 
 impl Codec<Bytes> for Raw {
@@ -149,7 +169,7 @@ impl Codec<Vec<u8>> for Raw {
     }
 }
 
-/// For a topic that was made with [`Encoded`] events. One that was made with others keeps its own codec, whoever opens it as bytes.
+/// For a topic that was made with [`Encoded`] events. One that was made with others keeps its own codec, whoever opens it as bytes: see [`AsMade`].
 impl Codec<Encoded> for Raw {
     fn name(&self) -> &str {
         RAW
@@ -169,12 +189,11 @@ const RAW: &str = "raw";
 
 /// The codec of strings: `utf8`.
 #[derive(Clone, Copy, Debug)]
-#[allow(dead_code, reason = "for engines that keep bytes")]
 pub(crate) struct Utf8;
 
 impl Codec<String> for Utf8 {
     fn name(&self) -> &str {
-        "utf8"
+        UTF8
     }
 
     fn encode(&self, event: &String, out: &mut Vec<u8>) -> Result<(), CodecError> {
@@ -183,8 +202,37 @@ impl Codec<String> for Utf8 {
     }
 
     fn decode(&self, bytes: &[u8]) -> Result<String, CodecError> {
-        let text = std::str::from_utf8(bytes);
-        text.map(str::to_owned).map_err(|error| CodecError::new(format!("not UTF-8: {error}")))
+        text_of(bytes).map(str::to_owned)
+    }
+}
+
+const UTF8: &str = "utf8";
+
+fn text_of(bytes: &[u8]) -> Result<&str, CodecError> {
+    std::str::from_utf8(bytes).map_err(|error| CodecError::new(format!("not UTF-8: {error}")))
+}
+
+/// What a codec of this name has made, as it is.
+#[derive(Clone, Debug)]
+pub(crate) struct AsMade {
+    pub(crate) by: String,
+}
+
+impl Codec<Encoded> for AsMade {
+    fn name(&self) -> &str {
+        &self.by
+    }
+
+    fn encode(&self, event: &Encoded, out: &mut Vec<u8>) -> Result<(), CodecError> {
+        if self.by == UTF8 {
+            text_of(event)?;
+        }
+        out.extend_from_slice(event);
+        Ok(())
+    }
+
+    fn decode(&self, bytes: &[u8]) -> Result<Encoded, CodecError> {
+        Ok(Encoded(Bytes::copy_from_slice(bytes)))
     }
 }
 

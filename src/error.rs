@@ -73,15 +73,22 @@ impl<E> From<PublishAllError<E>> for Error {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct StorageFault {
     is_full: bool,
+    /// Whether what was to be done may have been.
+    is_unsure: bool,
     reason: &'static str,
 }
 
 impl StorageFault {
     pub(crate) const FULL: StorageFault =
-        StorageFault { is_full: true, reason: "the disk is full: try again when there is space" };
+        StorageFault { is_full: true, is_unsure: false, reason: "the disk is full: try again when there is space" };
 
     pub(crate) fn new(reason: &'static str) -> Self {
-        StorageFault { is_full: false, reason }
+        StorageFault { is_full: false, is_unsure: false, reason }
+    }
+
+    /// What was to be done is done, or not: only the disk knows.
+    pub(crate) fn unsure(self) -> Self {
+        StorageFault { is_unsure: true, ..self }
     }
 
     /// Whether the disk is full. Then the same call succeeds once there is space; otherwise the broker accepts nothing more until its directory is opened again.
@@ -221,9 +228,24 @@ pub enum CreateError {
         /// What it said.
         fault: StorageFault,
     },
+    /// The disk failed under way. It may be there when the directory is opened again.
+    #[error("{fault}")]
+    Indeterminate {
+        /// What it said.
+        fault: StorageFault,
+    },
 }
 
-/// Why options were not changed. Nothing changed.
+impl From<StorageFault> for CreateError {
+    fn from(fault: StorageFault) -> Self {
+        match fault.is_unsure {
+            true => CreateError::Indeterminate { fault },
+            false => CreateError::Storage { fault },
+        }
+    }
+}
+
+/// Why options were not changed. Nothing changed, unless it is `Indeterminate`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum UpdateError {
@@ -247,6 +269,21 @@ pub enum UpdateError {
         /// What it said.
         fault: StorageFault,
     },
+    /// The disk failed under way. The options may be the new ones when the directory is opened again.
+    #[error("{fault}")]
+    Indeterminate {
+        /// What it said.
+        fault: StorageFault,
+    },
+}
+
+impl From<StorageFault> for UpdateError {
+    fn from(fault: StorageFault) -> Self {
+        match fault.is_unsure {
+            true => UpdateError::Indeterminate { fault },
+            false => UpdateError::Storage { fault },
+        }
+    }
 }
 
 impl From<RecvError> for UpdateError {
@@ -269,7 +306,7 @@ impl From<RecvError> for CreateError {
     }
 }
 
-/// Why something was not deleted. Nothing changed.
+/// Why something was not deleted. Nothing changed, unless it is `Indeterminate`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DeleteError {
@@ -285,6 +322,21 @@ pub enum DeleteError {
         /// What it said.
         fault: StorageFault,
     },
+    /// The disk failed under way. It may be gone when the directory is opened again.
+    #[error("{fault}")]
+    Indeterminate {
+        /// What it said.
+        fault: StorageFault,
+    },
+}
+
+impl From<StorageFault> for DeleteError {
+    fn from(fault: StorageFault) -> Self {
+        match fault.is_unsure {
+            true => DeleteError::Indeterminate { fault },
+            false => DeleteError::Storage { fault },
+        }
+    }
 }
 
 /// Why a message was not published. It never will be, and comes back where trying again could help.
@@ -663,7 +715,7 @@ impl From<RecvError> for SettleError {
     }
 }
 
-/// Why a subscription was not sought. Nothing changed.
+/// Why a subscription was not sought. Nothing changed, unless it is `Indeterminate`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SeekError {
@@ -688,6 +740,21 @@ pub enum SeekError {
         /// What it said.
         fault: StorageFault,
     },
+    /// The disk failed under way. The subscription was sought; when the directory is opened again, it may be where it was before.
+    #[error("{fault}")]
+    Indeterminate {
+        /// What it said.
+        fault: StorageFault,
+    },
+}
+
+impl From<StorageFault> for SeekError {
+    fn from(fault: StorageFault) -> Self {
+        match fault.is_unsure {
+            true => SeekError::Indeterminate { fault },
+            false => SeekError::Storage { fault },
+        }
+    }
 }
 
 impl From<RecvError> for SeekError {

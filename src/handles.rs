@@ -102,15 +102,6 @@ impl<E: Send + Sync + 'static> Delivery<E> {
         self.core.ack(held, self.core.mode)
     }
 
-    /// [`ack`](Self::ack), on any runtime.
-    ///
-    /// # Errors
-    /// As [`ack`](Self::ack).
-    #[cfg(feature = "async")]
-    pub async fn ack_async(self) -> Result<(), SettleError> {
-        self.ack()
-    }
-
     /// Failed: spends the attempt; the message comes back as the retry policy says, by default at once.
     ///
     /// # Errors
@@ -246,6 +237,11 @@ impl<E: Send + Sync + 'static> Batch<E> {
         Batch { core, front, rest: rest.into() }
     }
 
+    #[cfg(feature = "async")]
+    pub(crate) fn core(&self) -> &Arc<SubscriptionCore<E>> {
+        &self.core
+    }
+
     fn lots(&self) -> impl Iterator<Item = &Lot<E>> {
         self.front.iter().chain(&self.rest)
     }
@@ -278,7 +274,7 @@ impl<E: Send + Sync + 'static> Batch<E> {
     }
 
     /// Empties it, so that the drop that follows does nothing. What it kept goes.
-    fn take_grants(&mut self) -> Few<Grant> {
+    pub(crate) fn take_grants(&mut self) -> Few<Grant> {
         let mut grants = Few::new();
         let lots = self.front.take().into_iter().chain(self.rest.drain(..));
         grants.extend(lots.map(|lot| lot.grant));
@@ -302,15 +298,6 @@ impl<E: Send + Sync + 'static> Batch<E> {
     pub fn ack(mut self) -> Result<(), SettleError> {
         let grants = self.take_grants();
         self.core.ack_all(&grants, self.core.mode)
-    }
-
-    /// [`ack`](Self::ack), on any runtime.
-    ///
-    /// # Errors
-    /// As [`ack`](Self::ack).
-    #[cfg(feature = "async")]
-    pub async fn ack_async(self) -> Result<(), SettleError> {
-        self.ack()
     }
 
     /// All that is left failed: each spends its attempt and comes back as the retry policy says.

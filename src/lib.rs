@@ -224,7 +224,9 @@ pub use options::{
     Capabilities, Capability, Capacity, DedupWindow, DeliveryMode, Durability, MessageStatus, OnDamage,
     Overflow, Retention, RetryPolicy, Seek, Start,
 };
-pub use stats::{BrokerStats, RecoveryReport, ShutdownReport, SubscriptionStats, TopicStats};
+pub use stats::{
+    BrokerStats, RecoveryProgress, RecoveryReport, ShutdownReport, SubscriptionStats, TopicStats,
+};
 pub use subscribe::{DeadLetter, SubscriptionBuilder, SubscriptionUpdate};
 pub use subscription::Subscription;
 pub use topic::{Receipt, Topic, TopicBuilder, TopicUpdate};

@@ -370,11 +370,6 @@ impl Capabilities {
         Capabilities { kept: Capability::ALL.to_vec() }
     }
 
-    pub(crate) fn all_but(lacking: &[Capability]) -> Self {
-        let kept = Capability::ALL.into_iter().filter(|capability| !lacking.contains(capability));
-        Capabilities { kept: kept.collect() }
-    }
-
     /// Whether the engine keeps this.
     pub fn contains(&self, capability: Capability) -> bool {
         self.kept.contains(&capability)

@@ -52,6 +52,16 @@ pub struct RecoveryReport {
     pub lost: u64,
 }
 
+/// How far the opening of a directory has come; see [`BrokerBuilder::on_recovery_progress`](crate::BrokerBuilder::on_recovery_progress).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RecoveryProgress {
+    /// Bytes that were read.
+    pub read: u64,
+    /// Bytes that are to be read, about: at the end `read` is as much.
+    pub total: u64,
+}
+
 /// What one topic holds and did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]

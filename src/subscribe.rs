@@ -10,7 +10,7 @@ use crate::delivery::retry::Beyond;
 use crate::engine::local::broker::Phase;
 use crate::engine::local::dead_letter::Cemetery;
 use crate::engine::local::replay::{Plan, SubscribeError};
-use crate::engine::local::subscription::{FilterFn, SubscriptionCore};
+use crate::engine::local::subscription::{FilterFn, SubscriptionChange, SubscriptionCore};
 use crate::error::{CreateError, RecvError, UpdateError};
 use crate::message::MessageRef;
 use crate::options::{
@@ -310,7 +310,7 @@ impl<E: Send + Sync + 'static> SubscriptionBuilder<E> {
             Ok(core) => Ok(Subscription { core, topic }),
             Err(SubscribeError::Ended(error)) => Err(self.on_ended(error)),
             Err(SubscribeError::Exists(_)) => Err(CreateError::AlreadyExists),
-            Err(SubscribeError::Storage(fault)) => Err(CreateError::Storage { fault }),
+            Err(SubscribeError::Storage(fault)) => Err(fault.into()),
         }
     }
 
@@ -326,10 +326,11 @@ impl<E: Send + Sync + 'static> SubscriptionBuilder<E> {
             None => match topic.core.subscribe(plan) {
                 Ok(core) => return Ok(Subscription { core, topic }),
                 Err(SubscribeError::Ended(error)) => return Err(self.on_ended(error)),
-                Err(SubscribeError::Storage(fault)) => return Err(CreateError::Storage { fault }),
+                Err(SubscribeError::Storage(fault)) => return Err(fault.into()),
                 Err(SubscribeError::Exists(existing)) => existing,
             },
         };
+        core.wait_for_creation().map_err(CreateError::from)?;
         self.compare(&core)?;
         if let Some(filter) = &self.filter_fn {
             // Read back from disk, it waits for its closure. Of two who come with one, the first has given it.
@@ -507,11 +508,12 @@ impl<E: Send + Sync + 'static> SubscriptionUpdate<E> {
         self.options
             .check(&self.subscription.topic, core.mode)
             .map_err(|(option, reason)| UpdateError::InvalidOption { option, reason })?;
-        let rules = self.options.apply_to(core.rules());
-        core.record_update(&rules, &self.options.cemetery(), self.options.expire_after)
-            .map_err(|fault| UpdateError::Storage { fault })?;
-        core.update(rules, self.options.cemetery(), self.options.expire_after);
-        Ok(())
+        let change = SubscriptionChange {
+            rules: self.options.apply_to(core.rules()),
+            cemetery: self.options.cemetery(),
+            expire_after: self.options.expire_after,
+        };
+        core.update(change).map_err(UpdateError::from)
     }
 }
 

@@ -246,8 +246,7 @@ impl<E: Send + Sync + 'static> Subscription<E> {
             Some(RecvError::Deleted) => Err(Error::Deleted),
             Some(error @ RecvError::Storage { .. }) => Err(error.into()),
             None => {
-                self.core.record_pause(paused)?;
-                self.core.set_paused(paused);
+                self.core.set_paused(paused).map_err(|fault| RecvError::Storage { fault })?;
                 Ok(())
             }
         }

@@ -12,6 +12,9 @@
 
 pub(crate) use chosen::*;
 
+#[cfg(all(test, eventflow_shuttle))]
+pub(crate) mod explore;
+
 /// Whether a model checker runs the threads: then there is nothing to gain from spinning, and each turn costs schedules to explore.
 pub(crate) const MODELLED: bool = cfg!(any(eventflow_loom, eventflow_shuttle));
 

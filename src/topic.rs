@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::broker::Broker;
-use crate::codec::{Codec, Raw, Utf8};
+use crate::codec::{AsMade, Codec, Encoded, Raw, Utf8};
 use crate::contain::drop_contained;
 use crate::engine::local::broker::{AnyTopic, Phase};
 use crate::engine::local::publish::{Parcel, Patience};
@@ -189,6 +189,13 @@ impl<E: Send + Sync + 'static> Topic<E> {
     }
 
     fn publish_all_with_care(&self, messages: Vec<Message<E>>) -> Result<Vec<Receipt>, PublishAllError<E>> {
+        let mut parcels = self.parcels(messages)?;
+        let sent = self.core.publish(&mut parcels, Patience::Forever);
+        batch_sent(sent, parcels)
+    }
+
+    /// All of a batch, or none.
+    pub(crate) fn parcels(&self, messages: Vec<Message<E>>) -> Result<Vec<Parcel<E>>, PublishAllError<E>> {
         let mut messages = messages.into_iter();
         let mut parcels: Vec<Parcel<E>> = Vec::with_capacity(messages.size_hint().0.min(1_024));
         while let Some(message) = messages.next() {
@@ -201,18 +208,7 @@ impl<E: Send + Sync + 'static> Topic<E> {
                 }
             }
         }
-        match self.core.publish(&mut parcels, Patience::Forever) {
-            Ok(()) => {
-                let receipts = parcels.iter().map(receipt_of).collect();
-                // Repeats, and what nobody keeps.
-                parcels.into_iter().filter_map(|parcel| parcel.message).for_each(drop_contained);
-                Ok(receipts)
-            }
-            Err(kind) => {
-                let messages = parcels.into_iter().filter_map(|parcel| parcel.message).collect();
-                Err(PublishAllError { kind, messages })
-            }
-        }
+        Ok(parcels)
     }
 
     /// Names a subscription to this topic, to be created or opened.
@@ -258,6 +254,25 @@ impl<E: Send + Sync + 'static> Topic<E> {
     /// What the topic holds and did.
     pub fn stats(&self) -> TopicStats {
         self.core.stats()
+    }
+}
+
+/// What a batch came to.
+pub(crate) fn batch_sent<E>(
+    sent: Result<(), PublishErrorKind>,
+    parcels: Vec<Parcel<E>>,
+) -> Result<Vec<Receipt>, PublishAllError<E>> {
+    match sent {
+        Ok(()) => {
+            let receipts = parcels.iter().map(receipt_of).collect();
+            // Repeats, and what nobody keeps.
+            parcels.into_iter().filter_map(|parcel| parcel.message).for_each(drop_contained);
+            Ok(receipts)
+        }
+        Err(kind) => {
+            let messages = parcels.into_iter().filter_map(|parcel| parcel.message).collect();
+            Err(PublishAllError { kind, messages })
+        }
     }
 }
 
@@ -357,7 +372,9 @@ impl<E: Send + Sync + 'static> TopicBuilder<E> {
     pub fn create(self) -> Result<Topic<E>, CreateError> {
         let name = self.check()?;
         let broker = self.broker.clone();
-        if broker.presence.core.is_recovered(&name) {
+        let core = &broker.presence.core;
+        // Before the options: what they lack for a new one does not matter then.
+        if core.is_recovered(&name) || core.find_topic(name.as_str()).is_some() {
             return Err(CreateError::AlreadyExists);
         }
         let options = self.options()?;
@@ -392,6 +409,7 @@ impl<E: Send + Sync + 'static> TopicBuilder<E> {
                 asked: type_name::<E>(),
             });
         };
+        core.wait_for_creation().map_err(CreateError::from)?;
         self.compare(&core)?;
         Ok(Topic { core, broker })
     }
@@ -419,10 +437,11 @@ impl<E: Send + Sync + 'static> TopicBuilder<E> {
     fn revive_or_register(
         &self,
         name: &Name,
-        options: TopicOptions<E>,
+        mut options: TopicOptions<E>,
     ) -> Result<Registered<E>, CreateError> {
         let core = &self.broker.presence.core;
         let payloads = core.with_recovered(name, |stored| {
+            self.take_as_bytes(stored, &mut options);
             self.compare_stored(stored, &options)?;
             let id = |sequence| MessageId::new(stored.number, sequence);
             let messages = stored.messages.iter();
@@ -457,31 +476,60 @@ impl<E: Send + Sync + 'static> TopicBuilder<E> {
             let said = |codec: &Option<String>| codec.clone().unwrap_or_else(|| "none".into());
             return mismatch("codec", said(&stored.codec), said(&options.codec));
         }
-        if self.fingerprint.is_some() != stored.has_fingerprint {
-            let asked = there(self.fingerprint.is_some());
+        if options.has_own_fingerprint != stored.has_fingerprint {
+            let asked = there(options.has_own_fingerprint);
             return mismatch("fingerprint", there(stored.has_fingerprint), asked);
         }
-        if self.weigh.is_some() != stored.has_weigh {
-            return mismatch("weigh", there(stored.has_weigh), there(self.weigh.is_some()));
+        let has_weigh = matches!(options.weigh, Weigh::User(_));
+        if has_weigh != stored.has_weigh {
+            return mismatch("weigh", there(stored.has_weigh), there(has_weigh));
         }
         Ok(())
+    }
+
+    /// Events that are asked for as bytes are as the topic's own codec has made them, and need none of the closures that know what it makes them of.
+    fn take_as_bytes(&self, stored: &StoredTopic, options: &mut TopicOptions<E>) {
+        let (None, Some(by), Some(kept)) = (&self.codec, &stored.codec, &mut options.stored) else { return };
+        let Some(codec) = only_of::<E, Encoded>(Arc::new(AsMade { by: by.clone() })) else { return };
+        kept.codec = codec;
+        options.codec = Some(by.clone());
+        if stored.has_weigh && self.weigh.is_none() {
+            let bytes = raw_bytes::<E>();
+            let len =
+                move |event: &E| bytes.and_then(|bytes| bytes(event)).map_or(0, |bytes| bytes.len() as u64);
+            options.weigh = Weigh::User(Arc::new(len));
+        }
+        if stored.has_fingerprint && self.fingerprint.is_none() {
+            let lacks =
+                || CodecError::new("the topic tells payloads apart by a fingerprint, which was not given");
+            options.fingerprint = Some(Arc::new(move |_| Err(lacks())));
+            options.has_own_fingerprint = true;
+        }
     }
 
     /// How the events become bytes, where they have to.
     fn stored(&self) -> Result<Option<Stored<E>>, CreateError> {
         let Some(store) = &self.broker.presence.core.store else { return Ok(None) };
-        let codec = self.codec.clone().or_else(raw_codec).ok_or_else(|| CreateError::InvalidOption {
-            option: "codec",
-            reason: format!(
-                "on disk events are bytes, and {} has no codec of its own: give the topic one",
-                type_name::<E>()
-            ),
-        })?;
+        let codec = self.codec.clone().or_else(raw_codec).ok_or_else(|| self.without_codec())?;
         if codec.name().len() > CODEC_LEN_MAX {
             let reason = format!("a codec's name has at most {CODEC_LEN_MAX} bytes");
             return Err(CreateError::InvalidOption { option: "codec", reason });
         }
         Ok(Some(Stored { store: store.clone(), codec }))
+    }
+
+    fn without_codec(&self) -> CreateError {
+        let core = &self.broker.presence.core;
+        let recovered = Name::parse(&self.name).ok();
+        let kept = recovered.and_then(|name| core.with_recovered(&name, |stored| stored.codec.clone()));
+        if let Some(stored) = kept.flatten() {
+            let asked = "none".to_owned();
+            return CreateError::ConfigMismatch { name: self.name.clone(), option: "codec", stored, asked };
+        }
+        let event = type_name::<E>();
+        let reason =
+            format!("on disk events are bytes, and {event} has no codec of its own: give the topic one");
+        CreateError::InvalidOption { option: "codec", reason }
     }
 
     fn options(&self) -> Result<TopicOptions<E>, CreateError> {
@@ -562,21 +610,24 @@ fn register<E: Send + Sync + 'static>(
         return Ok(Err(existing));
     }
     let Some((topic, added)) = made else { unreachable!("what is registered was made") };
-    if let Err(fault) = topic.commit_creation(added) {
+    if let Err(fault) = added.and_then(|()| topic.wait_for_creation()) {
         core.unregister_topic(name.as_str());
-        return Err(CreateError::Storage { fault });
+        return Err(fault.into());
     }
     Ok(Ok(topic))
 }
 
 /// Raw bytes and strings are what they are.
 fn raw_codec<E: 'static>() -> Option<Arc<dyn Codec<E>>> {
-    fn only_of<E: 'static, T: 'static>(codec: Arc<dyn Codec<T>>) -> Option<Arc<dyn Codec<E>>> {
-        (&codec as &dyn Any).downcast_ref::<Arc<dyn Codec<E>>>().cloned()
-    }
     only_of::<E, Bytes>(Arc::new(Raw))
         .or_else(|| only_of::<E, Vec<u8>>(Arc::new(Raw)))
         .or_else(|| only_of::<E, String>(Arc::new(Utf8)))
+        .or_else(|| only_of::<E, Encoded>(Arc::new(Raw)))
+}
+
+/// None: `E` is not `T`.
+fn only_of<E: 'static, T: 'static>(codec: Arc<dyn Codec<T>>) -> Option<Arc<dyn Codec<E>>> {
+    (&codec as &dyn Any).downcast_ref::<Arc<dyn Codec<E>>>().cloned()
 }
 
 pub(crate) fn parse_name(name: &str) -> Result<Name, CreateError> {
@@ -604,6 +655,8 @@ fn raw_bytes<E: 'static>() -> Option<AsBytes<E>> {
         Some(look::<E, Vec<u8>>)
     } else if event == TypeId::of::<String>() {
         Some(look::<E, String>)
+    } else if event == TypeId::of::<Encoded>() {
+        Some(look::<E, Encoded>)
     } else if event == TypeId::of::<&'static str>() {
         Some(look::<E, &'static str>)
     } else {
@@ -681,7 +734,7 @@ impl<E: Send + Sync + 'static> TopicUpdate<E> {
             config.capacity = self.capacity.unwrap_or(config.capacity);
             config.dedup = self.dedup.unwrap_or(config.dedup);
         });
-        updated.map_err(|fault| UpdateError::Storage { fault })
+        updated.map_err(UpdateError::from)
     }
 }
 

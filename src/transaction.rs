@@ -104,7 +104,9 @@ impl Transaction {
         }
     }
 
-    /// [`commit`](Self::commit) as a future, on any runtime: it waits for space without holding a thread. Dropped before it is ready, it has rolled back.
+    /// [`commit`](Self::commit) as a future, on any runtime: it waits for space, and for the disk, without holding a thread.
+    ///
+    /// Dropped before it is ready, it has rolled back; but on disk one that is on its way there is committed, in whole, if it arrives.
     ///
     /// # Errors
     /// As [`commit`](Self::commit).

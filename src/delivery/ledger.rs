@@ -139,6 +139,16 @@ pub(crate) struct Rules {
     pub(crate) outstanding_max: u64,
 }
 
+/// A message that nobody holds any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Returned {
+    pub(crate) sequence: Sequence,
+    /// Hand-outs that count.
+    pub(crate) attempts: u32,
+    /// It is not handed out before.
+    pub(crate) until: Option<Tick>,
+}
+
 /// What happened so far; a seek does not reset it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
@@ -195,6 +205,8 @@ pub(crate) struct Ledger {
     pub(super) counts: Counts,
     forgotten: Sequence,
     pub(super) events: Vec<LedgerEvent>,
+    /// Messages that came back from who held them, and what it changed, if somebody asks.
+    pub(super) returns: Option<Vec<Sequence>>,
     pub(super) news: Few<(Sequence, Sequence)>,
 }
 
@@ -227,6 +239,7 @@ impl Ledger {
             counts: Counts::default(),
             forgotten: start,
             events: Vec::new(),
+            returns: None,
             news: Few::new(),
         }
     }
@@ -290,6 +303,10 @@ impl Ledger {
         self.parked.len() as u64 + self.remembered_as_parked()
     }
 
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused
+    }
+
     pub(crate) fn set_paused(&mut self, paused: bool) {
         self.paused = paused;
     }
@@ -297,6 +314,23 @@ impl Ledger {
     /// What the engine has to carry out since it last asked.
     pub(crate) fn take_events(&mut self) -> Vec<LedgerEvent> {
         std::mem::take(&mut self.events)
+    }
+
+    /// From now on the engine asks for what came back.
+    pub(crate) fn keep_returns(&mut self) {
+        self.returns.get_or_insert_default();
+    }
+
+    /// The messages that were released, or came back to be delayed, since the engine last asked.
+    pub(crate) fn take_returns(&mut self) -> Vec<Returned> {
+        let returns = self.returns.as_mut().map(std::mem::take).unwrap_or_default();
+        let returned = |sequence: Sequence| {
+            let entry = self.entries.get(&sequence)?;
+            let waits = !matches!(entry.standing, Standing::Leased { .. } | Standing::Committing { .. });
+            let until = Some(entry.not_before).filter(|until| *until != Tick::ZERO);
+            waits.then_some(Returned { sequence, attempts: entry.attempts, until })
+        };
+        returns.into_iter().filter_map(returned).collect()
     }
 
     /// The ranges that became settled since the engine last asked.

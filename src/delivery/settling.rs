@@ -170,7 +170,8 @@ impl Ledger {
         }
     }
 
-    fn is_burying(&self, sequence: Sequence, generation: u32) -> bool {
+    /// Whether it is on its way to the dead-letter topic since then.
+    pub(crate) fn is_burying(&self, sequence: Sequence, generation: u32) -> bool {
         let standing = self.entries.get(&sequence).map(|entry| entry.standing);
         generation == self.generation && standing == Some(Standing::Burying)
     }
@@ -245,6 +246,15 @@ impl Ledger {
         // Of what was leased no delay runs any more. A filter that panics does so before the publish delay is over, and cannot shorten it.
         let not_before = back.max(entry.not_before);
         self.put_waiting(sequence, Entry { releases: 0, not_before, ..entry });
+        if not_before != Tick::ZERO {
+            self.note_return(sequence);
+        }
+    }
+
+    fn note_return(&mut self, sequence: Sequence) {
+        if let Some(returns) = &mut self.returns {
+            returns.push(sequence);
+        }
     }
 
     /// Back among the waiting: behind its key, after its delay, or at once.
@@ -273,6 +283,7 @@ impl Ledger {
         let attempts = entry.attempts.saturating_sub(1);
         let releases = entry.releases.saturating_add(1);
         self.put_waiting(sequence, Entry { attempts, releases, not_before: Tick::ZERO, ..entry });
+        self.note_return(sequence);
     }
 
     /// Ends a run of one key behind `sequence`; the run's lease on `sequence` itself is the caller's to end.

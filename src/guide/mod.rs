@@ -9,6 +9,7 @@
 //! - [`architecture`]: the floors of the house, and the road a message takes through it.
 //! - [`format`](mod@format): what lies in a broker's directory, to the byte.
 //! - [`testing`]: how each promise is tested.
+//! - [`torture`]: what is done to a broker on disk, and what it came to.
 //! - [`performance`]: what a message costs, beside what, where we lose and what was tried.
 
 #[doc = include_str!("delivery_modes.md")]
@@ -28,6 +29,9 @@ pub mod format {}
 
 #[doc = include_str!("testing.md")]
 pub mod testing {}
+
+#[doc = include_str!("torture.md")]
+pub mod torture {}
 
 #[doc = include_str!("performance.md")]
 pub mod performance {}

@@ -14,13 +14,15 @@ mod survey;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub(crate) use self::compact::Mortality;
+use self::compact::Weighed;
 use self::file::{Entry, FRAMES_AT, FileHeader, FileNumbers, FrameWriter};
-#[allow(unused_imports, reason = "nothing above uses it yet")]
 pub(crate) use self::reader::{ReadError, Records};
 use super::disk::{Disk, DiskFile};
 use super::error::Damage;
@@ -80,11 +82,14 @@ pub(crate) struct Archive {
     next: Sequence,
     /// Forgotten and not yet unlinked.
     going: Vec<Arc<Entry>>,
+    garbage: survey::Garbage,
     /// The last file, while it is appended to.
     active: Option<Active>,
     unsynced: Unsynced,
     /// The file number where compaction goes on.
     compacted: u64,
+    /// By file number.
+    weighed: BTreeMap<u64, Weighed>,
     /// A rename failed, so that nobody knows whether it was done: no more compaction until the archive is opened again.
     is_unsure: bool,
 }
@@ -137,13 +142,13 @@ impl Archive {
     /// About how long a file is.
     pub(crate) const FILE_LEN: u64 = 16 << 20;
 
-    /// Opens the files of a topic, as `extent` says they are. `home`, where the folder is made when there is something to put into it, must be there. Reads the headers of the files, no more.
-    /// What is behind the extent is cut and unlinked, and so is what is before it.
+    /// Opens the files of a topic, as `extent` says they are. `home`, where the folder is made when there is something to put into it, must be there. Reads the headers of the files, no more, and
+    /// changes nothing: what is behind the extent is taken away by [`clean`](Self::clean), and what is before it by [`let_go`](Self::let_go).
     ///
     /// What is missing or cannot be read is listed, and left out of what is read. What a crash may do is not listed.
     ///
     /// # Errors
-    /// Nothing of what is in the extent was changed.
+    /// The disk failed, or a newer version wrote it.
     pub(crate) fn open(
         disk: Arc<dyn Disk>,
         home: &Path,
@@ -153,7 +158,6 @@ impl Archive {
     ) -> Result<(Archive, Vec<Damage>), ArchiveError> {
         let folder = Folder { disk, dir: home.join(folder_name(topic)), topic };
         let found = survey::survey(&folder, extent)?;
-        found.clean(&folder, extent)?;
         let archive = Archive {
             folder,
             file_len: file_len.max(FRAMES_AT + 1),
@@ -161,13 +165,37 @@ impl Archive {
             end: extent.end,
             number_next: found.number_next.max(extent.end),
             next: extent.next,
-            going: Vec::new(),
+            going: found.before.into_iter().map(Arc::new).collect(),
+            garbage: found.garbage,
             active: None,
             unsynced: Unsynced::default(),
             compacted: 0,
+            weighed: BTreeMap::new(),
             is_unsure: false,
         };
         Ok((archive, found.damages))
+    }
+
+    /// Takes away what a crash has left behind the extent.
+    ///
+    /// # Errors
+    /// It stays, and is no hindrance.
+    pub(crate) fn clean(&mut self) -> Result<(), ArchiveError> {
+        mem::take(&mut self.garbage).clean(&self.folder)
+    }
+
+    /// All records come before it.
+    pub(crate) fn next(&self) -> Sequence {
+        self.next
+    }
+
+    /// Forgets all that was appended, so that it may be appended anew: for when a part of it was lost. What is not synced must be nothing.
+    pub(crate) fn begin_again(&mut self) {
+        self.active = None;
+        self.going.append(&mut self.files);
+        self.end = self.number_next;
+        self.next = Sequence::FIRST;
+        self.compacted = 0;
     }
 
     /// Appends records, whose sequences rise and come after all that are there. They are read from now on, and safe after [`sync`](Self::sync).
@@ -321,6 +349,8 @@ impl Archive {
             self.active = None;
             self.unsynced = Unsynced::default();
         }
+        let first = self.files.get(dropped).map_or(self.end, |file| file.header.numbers.first);
+        self.weighed.retain(|number, _| *number >= first);
         self.going.extend(self.files.drain(..dropped));
     }
 

@@ -33,7 +33,7 @@ pub(super) fn write(
     disk: &dyn Disk,
     dir: &Path,
     header: &CheckpointHeader,
-    chunks: &mut dyn Iterator<Item = Vec<u8>>,
+    chunks: &mut dyn Iterator<Item = io::Result<Vec<u8>>>,
     before_it_counts: &mut dyn FnMut() -> io::Result<()>,
 ) -> Result<u64, WriteError> {
     let name = checkpoint_name(header.position);
@@ -70,7 +70,7 @@ impl Image<'_> {
     fn write(
         file: &dyn DiskFile,
         header: &CheckpointHeader,
-        chunks: &mut dyn Iterator<Item = Vec<u8>>,
+        chunks: &mut dyn Iterator<Item = io::Result<Vec<u8>>>,
     ) -> io::Result<u64> {
         let salt = random();
         let &CheckpointHeader { identity, position, durable } = header;
@@ -80,6 +80,7 @@ impl Image<'_> {
         let mut image = Image { file, salt, gathered: Vec::new(), offset: FRAMES_AT, chain: 0 };
         let (mut count, mut bytes) = (0_u64, 0_u64);
         for chunk in chunks {
+            let chunk = chunk?;
             assert!(chunk.len() <= BODY_LEN_MAX as usize, "a chunk is at most BODY_LEN_MAX");
             image.push(CHECKPOINT_CHUNK, count, &chunk)?;
             count += 1;

@@ -17,6 +17,9 @@ use super::writer::{Space, Writer};
 use crate::sync::atomic::{AtomicU8, Ordering};
 use crate::sync::{Mutex, MutexGuard, thread};
 
+#[cfg(all(test, eventflow_shuttle))]
+mod shuttle_tests;
+
 /// A frame's body is not made longer than this by gathering; a larger unit has a frame of its own.
 const GATHERED_LEN_MAX: usize = 64 << 20;
 /// A larger buffer is not kept for the next group.
@@ -211,6 +214,11 @@ impl<T> Commits<T> {
 
     pub(super) fn disk_bytes(&self) -> u64 {
         self.core.lock().disk_bytes
+    }
+
+    /// What became of a unit, if that is known. Waits for nobody.
+    pub(super) fn outcome(&self, position: u64, level: Level) -> Option<Result<(), JournalError>> {
+        self.core.lock().outcome(position, level)
     }
 
     /// Waits until the unit at `position`, and all before it, have come to `level`. May do it itself, for all.

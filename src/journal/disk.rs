@@ -53,6 +53,8 @@ pub(crate) trait DiskFile: Send + Sync + fmt::Debug {
 pub(crate) mod explore;
 #[cfg(test)]
 pub(crate) mod faulty;
+#[cfg(test)]
+pub(crate) mod harm;
 mod real;
 #[cfg(test)]
 pub(crate) mod sim;

@@ -47,7 +47,7 @@ use self::disk::{Disk, Lock};
 #[allow(unused_imports, reason = "nothing above uses it yet")]
 pub(crate) use self::error::Damage;
 pub(crate) use self::error::{JournalError, JournalOpenError};
-pub(crate) use self::recovery::{Recovery, Replayed};
+pub(crate) use self::recovery::{Recovery, Replayed, quarantine};
 use self::segment::WriteError;
 pub(crate) use self::writer::Space;
 use crate::sync::Mutex;
@@ -75,8 +75,10 @@ pub(crate) enum OnDamage {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct JournalOptions {
     pub(crate) durability: Durability,
-    /// About how long a segment's file is, in bytes, from 16 KiB. What is replayed when a journal is opened, and how much more than is live lies on disk, are a small multiple of it.
+    /// About how long a segment's file is, in bytes, from 16 KiB.
     pub(crate) segment_len: u64,
+    /// As much is written between two checkpoints at least. Twice that is kept of the stream, and not quite two segments more.
+    pub(crate) segments_per_checkpoint: u64,
     pub(crate) on_damage: OnDamage,
 }
 
@@ -84,11 +86,21 @@ impl JournalOptions {
     const SEGMENT_LEN_MIN: u64 = 16 << 10;
 
     pub(crate) fn new(durability: Durability) -> Self {
-        JournalOptions { durability, segment_len: 16 << 20, on_damage: OnDamage::Refuse }
+        JournalOptions {
+            durability,
+            segment_len: 4 << 20,
+            segments_per_checkpoint: 2,
+            on_damage: OnDamage::Refuse,
+        }
     }
 
     fn segment_len(&self) -> u64 {
         self.segment_len.clamp(Self::SEGMENT_LEN_MIN, 1 << 32)
+    }
+
+    /// See [`Journal::wants_checkpoint`].
+    pub(crate) fn checkpoint_len(&self) -> u64 {
+        self.segment_len() * self.segments_per_checkpoint.clamp(1, 64)
     }
 }
 
@@ -107,6 +119,7 @@ pub(crate) struct Journal<T> {
     commits: Commits<T>,
     commit_level: Level,
     segment_len: u64,
+    checkpoint_len: u64,
     /// Held by who writes a checkpoint or a spare.
     checkpointing: Mutex<()>,
     disk: Arc<dyn Disk>,
@@ -136,6 +149,7 @@ impl<T: Send> Journal<T> {
             commits: Commits::new(opened.writer, next, commit_level),
             commit_level,
             segment_len: options.segment_len(),
+            checkpoint_len: options.checkpoint_len(),
             checkpointing: Mutex::new(()),
             disk,
             _lock: opened.lock,
@@ -176,6 +190,16 @@ impl<T: Send> Journal<T> {
         self.commits.settle(position.0, Level::Written, act)
     }
 
+    /// What [`commit`](Self::commit) would answer at once. None: it would have to wait.
+    pub(crate) fn committed(&self, position: Position) -> Option<Result<(), JournalError>> {
+        self.commits.outcome(position.0, self.commit_level)
+    }
+
+    /// What [`write`](Self::write) would answer at once. None: it would have to wait.
+    pub(crate) fn written(&self, position: Position) -> Option<Result<(), JournalError>> {
+        self.commits.outcome(position.0, Level::Written)
+    }
+
     /// Waits until all that was added survives a power cut.
     ///
     /// # Errors
@@ -192,22 +216,35 @@ impl<T: Send> Journal<T> {
         self.commits.since_checkpoint()
     }
 
-    /// As much as a segment holds was written since the last checkpoint: time for the next.
+    /// As much was written since the last checkpoint as is to be: time for the next.
     pub(crate) fn wants_checkpoint(&self) -> bool {
-        self.commits.since_checkpoint() >= self.segment_len
+        self.commits.since_checkpoint() >= self.checkpoint_len
+    }
+
+    /// [`try_checkpoint`](Self::try_checkpoint) of what cannot fail.
+    #[cfg(test)]
+    pub(crate) fn checkpoint(
+        &self,
+        position: Position,
+        chunks: &mut dyn Iterator<Item = Vec<u8>>,
+        act: &mut dyn FnMut(T, Result<(), JournalError>),
+    ) -> Result<(), JournalError> {
+        self.try_checkpoint(position, &mut chunks.map(Ok), act)
     }
 
     /// Writes an image of the state as all units before `position` have made it, and lets go of what neither this checkpoint nor the one before needs. Others commit meanwhile.
+    ///
+    /// A chunk that is an error is as one that cannot be written.
     ///
     /// # Errors
     /// [`JournalError::NoSpace`]: nothing changed, and units may still be added. Otherwise the journal accepts nothing more.
     ///
     /// # Panics
     /// When `position` is after the end, or before that of an earlier checkpoint.
-    pub(crate) fn checkpoint(
+    pub(crate) fn try_checkpoint(
         &self,
         position: Position,
-        chunks: &mut dyn Iterator<Item = Vec<u8>>,
+        chunks: &mut dyn Iterator<Item = io::Result<Vec<u8>>>,
         act: &mut dyn FnMut(T, Result<(), JournalError>),
     ) -> Result<(), JournalError> {
         let _one = self.checkpointing.lock();

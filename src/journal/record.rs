@@ -16,6 +16,7 @@
 //! | 11 | [`TopicUpdated`](Record::TopicUpdated) | topic, topic options |
 //! | 12 | [`TopicDeleted`](Record::TopicDeleted) | topic |
 //! | 13 | [`TopicImage`](Record::TopicImage) | topic, next sequence, oldest kept, last published: tick, part of its dedup window |
+//! | 14 | [`Archived`](Record::Archived) | topic, first file, the one after the last, how much of the last is in use, next sequence |
 //! | 20 | [`BookCreated`](Record::BookCreated) | topic, book, start, topic's end, name: text, book options |
 //! | 21 | [`BookUpdated`](Record::BookUpdated) | topic, book, book options |
 //! | 22 | [`BookDeleted`](Record::BookDeleted) | topic, book |
@@ -40,6 +41,7 @@ mod options;
 mod tests;
 
 use crate::binary::{Flaw, Malformed, Reader, Writer};
+use crate::journal::archive::Extent;
 use crate::name::Name;
 use crate::sequence::Sequence;
 use crate::time::Tick;
@@ -47,7 +49,9 @@ use crate::time::Tick;
 #[allow(unused_imports, reason = "the face of the records, whatever of it is in use")]
 pub(crate) use list::{AttemptRange, List, OutcomeCode, SettledRange};
 #[allow(unused_imports, reason = "the face of the records, whatever of it is in use")]
-pub(crate) use message::{Envelope, Messages, OverLimit, encode_message, write_published};
+pub(crate) use message::{
+    Envelope, Messages, OverLimit, encode_message, read_archived, write_archived, write_published,
+};
 #[allow(unused_imports, reason = "the face of the records, whatever of it is in use")]
 pub(crate) use options::{BookOptions, CODEC_LEN_MAX, DeadLetterTo, TopicOptions};
 
@@ -97,6 +101,11 @@ pub(crate) enum Record<'a> {
         oldest: Sequence,
         last_published: Tick,
         dedup: Part<'a>,
+    },
+    /// What came before `extent.next` and is kept is in the topic's own files.
+    Archived {
+        topic: u64,
+        extent: Extent,
     },
     /// `end` is the topic's end at that moment: what was published from there on is promised to it.
     BookCreated {
@@ -275,7 +284,7 @@ fn read_record<'a>(reader: &mut Reader<'a>) -> Result<Option<Record<'a>>, Record
     let [low, middle, high] = length;
     let mut body = reader.part(u32::from_le_bytes([low, middle, high, 0]) as usize).map_err(malformed)?;
     let record = match kind {
-        kind::CLOCK..=kind::TOPIC_IMAGE => read_of_topic(kind, &mut body),
+        kind::CLOCK..=kind::ARCHIVED => read_of_topic(kind, &mut body),
         kind::BOOK_CREATED..=kind::BOOK_IMAGE => read_of_book(kind, &mut body),
         kind::PUBLISHED..=kind::PARKED => read_of_messages(kind, &mut body),
         _ => Ok(None),
@@ -310,6 +319,7 @@ fn read_of_topic<'a>(kind: u8, body: &mut Reader<'a>) -> Result<Option<Record<'a
             last_published: body.tick()?,
             dedup: Part::read(body)?,
         },
+        kind::ARCHIVED => Record::Archived { topic: body.varint()?, extent: read_extent(body)? },
         _ => return Ok(None),
     }))
 }
@@ -391,7 +401,8 @@ impl Record<'_> {
             | Record::TopicCreated { .. }
             | Record::TopicUpdated { .. }
             | Record::TopicDeleted { .. }
-            | Record::TopicImage { .. } => self.encode_of_topic(out),
+            | Record::TopicImage { .. }
+            | Record::Archived { .. } => self.encode_of_topic(out),
             _ => self.encode_of_book(out),
         }
     }
@@ -405,6 +416,9 @@ impl Record<'_> {
             Record::TopicDeleted { topic } => (kind::TOPIC_DELETED, &[*topic]),
             Record::TopicImage { topic, next, oldest, last_published, .. } => {
                 (kind::TOPIC_IMAGE, &[*topic, next.get(), oldest.get(), last_published.nanos()])
+            }
+            Record::Archived { topic, extent: Extent { first, end, len, next } } => {
+                (kind::ARCHIVED, &[*topic, *first, *end, *len, next.get()])
             }
             _ => unreachable!("told apart by `encode`"),
         };
@@ -527,6 +541,14 @@ fn read_name(reader: &mut Reader<'_>) -> Result<Name, Malformed> {
     Name::parse(reader.text(NAME_LEN_MAX, "a name")?).map_err(|_| place)
 }
 
+fn read_extent(reader: &mut Reader<'_>) -> Result<Extent, Malformed> {
+    let place = reader.flaw(Flaw::Value("an extent"));
+    let (first, end, len) = (reader.varint()?, reader.varint()?, reader.varint()?);
+    let extent = Extent { first, end, len, next: reader.sequence()? };
+    let is_one = first <= end && end <= list::SEQUENCE_MAX && extent.next.get() <= list::SEQUENCE_MAX;
+    if is_one { Ok(extent) } else { Err(place) }
+}
+
 fn read_bool(reader: &mut Reader<'_>, what: &'static str) -> Result<bool, Malformed> {
     let place = reader.flaw(Flaw::Value(what));
     match reader.u8()? {
@@ -544,6 +566,7 @@ mod kind {
     pub(super) const TOPIC_UPDATED: u8 = 0x11;
     pub(super) const TOPIC_DELETED: u8 = 0x12;
     pub(super) const TOPIC_IMAGE: u8 = 0x13;
+    pub(super) const ARCHIVED: u8 = 0x14;
     pub(super) const BOOK_CREATED: u8 = 0x20;
     pub(super) const BOOK_UPDATED: u8 = 0x21;
     pub(super) const BOOK_DELETED: u8 = 0x22;

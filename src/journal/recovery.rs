@@ -32,6 +32,8 @@ pub(crate) enum Replayed<'a> {
     },
     /// A chunk of the checkpoint.
     Chunk(&'a [u8]),
+    /// All chunks were given.
+    Imaged,
     Unit {
         position: Position,
         bytes: &'a [u8],
@@ -153,6 +155,7 @@ fn replay_checkpoint(
                         let bytes = segment_bytes.saturating_add(file.len);
                         visit.tell(Replayed::Begin { checkpoint: Some(Position(position)), bytes })?;
                         give_chunks(&mut file, &name, visit)?;
+                        visit.tell(Replayed::Imaged)?;
                         return Ok(Some(position));
                     }
                 }
@@ -197,14 +200,16 @@ fn judge_bad_segments(survey: &Survey, walk: &mut Walk<'_, '_>) -> Result<(), Jo
 }
 
 /// Copies damaged bytes aside, before anything is changed.
-fn quarantine(disk: &dyn Disk, dir: &Path, damages: &[Damage]) -> Result<(), JournalOpenError> {
+pub(crate) fn quarantine(disk: &dyn Disk, dir: &Path, damages: &[Damage]) -> Result<(), JournalOpenError> {
     let aside = dir.join(QUARANTINE);
     let damages = damages.iter().filter(|damage| damage.len > 0);
     for (index, damage) in damages.enumerate() {
         if index == 0 {
             disk.create_dir(&aside).map_err(failed("create", QUARANTINE))?;
         }
-        let name = format!("{}-{:x}-{:x}", damage.file, damage.offset, damage.len);
+        // A file in a folder has its copy beside the others.
+        let file = damage.file.replace('/', "-");
+        let name = format!("{file}-{:x}-{:x}", damage.offset, damage.len);
         copy_aside(disk, dir, damage, &aside.join(&name))
             .map_err(failed("write", format!("{QUARANTINE}/{name}")))?;
     }

@@ -101,6 +101,8 @@ impl Writer {
         let next = draft.finish(&*self.disk, &self.dir)?;
         self.spare = None;
         let last = std::mem::replace(&mut self.current, next);
+        // What is left of its room takes space like what was written.
+        self.since_checkpoint += last.room.saturating_sub(last.offset);
         if self.end > self.durable {
             self.unsynced.push(last.file);
         }

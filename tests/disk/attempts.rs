@@ -308,3 +308,48 @@ fn keys_delays_lives_and_attempts_hold_together() {
         },
     );
 }
+
+#[test]
+fn p10_a_release_does_not_count_after_a_crash_either() {
+    over_restarts(
+        |broker| {
+            let failed = broker.topic::<String>("failed").open().unwrap();
+            let letters = failed.subscription("letters").open().unwrap();
+            let topic = broker.topic::<String>("orders").open().unwrap();
+            let billing = topic.subscription("billing").dead_letter(DeadLetter::to(&failed).after(3));
+            (billing.open().unwrap(), topic, letters)
+        },
+        |(billing, topic, _), _| {
+            send(topic, "order");
+            take(billing).nack().unwrap();
+            for _ in 0..5 {
+                take(billing).release().unwrap();
+            }
+            ((), ())
+        },
+        |(billing, ..), (), end, _| assert_eq!(take(billing).attempt(), 2, "{end:?}"),
+    );
+}
+
+#[test]
+fn a_retry_that_is_delayed_is_delayed_after_a_restart_too() {
+    over_restarts(
+        |broker| {
+            let topic = broker.topic::<String>("orders").open().unwrap();
+            (topic.subscription("billing").open().unwrap(), topic)
+        },
+        |(billing, topic), _| {
+            send(topic, "order");
+            take(billing).nack_after(10 * SECOND).unwrap();
+            // Somebody commits, so that a kill does not undo it.
+            send(topic, "another");
+            ((), ())
+        },
+        |(billing, _), (), end, clock| {
+            assert_eq!(drain(billing), ["another"], "{end:?}");
+            clock.advance(11 * SECOND);
+            let order = take(billing);
+            assert_eq!((order.as_str(), order.attempt()), ("order", 2), "{end:?}");
+        },
+    );
+}

@@ -1,10 +1,10 @@
 //! What a topic keeps, and how much: retention, capacity, seeks and figures over restarts.
 
 use eventflow::{
-    Capacity, DeliveryMode, Message, MessageStatus, Overflow, PublishError, Retention, Seek, SeekError, Start,
+    Capacity, DeliveryMode, Message, MessageStatus, Overflow, PublishError, Retention, Seek, Start,
 };
 
-use crate::support::{Dir, End, Order, OrderCodec, drain, end, order, orders, over_restarts, send, take};
+use crate::support::{End, Order, OrderCodec, drain, order, orders, over_restarts, send, take};
 
 const EXACTLY: DeliveryMode = DeliveryMode::ExactlyOnce;
 
@@ -220,15 +220,57 @@ fn acks_after_a_seek_are_of_the_new_generation() {
 }
 
 #[test]
-fn a_seek_that_the_disk_cannot_keep_is_refused() {
-    let dir = Dir::new();
-    let broker = dir.open();
-    let topic = broker.topic::<String>("orders").open().unwrap();
-    let billing = topic.subscription("billing").open().unwrap();
-    topic.publish_all(orders(1..=3)).unwrap();
-    assert_eq!(drain(&billing).len(), 3);
-    assert!(matches!(billing.seek(Seek::Earliest), Err(SeekError::Unsupported { .. })));
-    end(broker);
+fn p16_a_seek_brings_back_what_all_have_settled_as_far_as_it_is_there() {
+    over_restarts(
+        |broker| {
+            let topic = broker.topic::<String>("orders").open().unwrap();
+            let book = |name| topic.subscription(name).delivery(EXACTLY).open().unwrap();
+            (book("billing"), book("stuck"), topic)
+        },
+        |(billing, stuck, topic), _| {
+            topic.publish_all(orders(1..=700)).unwrap();
+            billing.recv_batch(700).unwrap().ack().unwrap();
+            stuck.recv_batch(1).unwrap().release().unwrap();
+            let batch = stuck.recv_batch(700).unwrap();
+            for (n, order) in batch.into_iter().enumerate() {
+                // What is in the middle goes, and stays gone.
+                if n > 0 && n < 650 {
+                    order.ack().unwrap();
+                }
+            }
+            billing.seek(Seek::Earliest).unwrap();
+            let there = billing.stats().backlog;
+            assert!((51..=400).contains(&there), "{there} of 700, of which a segment and some are kept");
+            ((), there)
+        },
+        |(billing, _, _), there, end, _| {
+            let again = drain(billing);
+            assert_eq!(again.len() as u64, there, "{end:?}");
+            assert_eq!(again.first().map(String::as_str), Some("order 1"));
+        },
+    );
+}
+
+#[test]
+fn p16_a_start_at_the_earliest_finds_the_same_after_a_restart() {
+    over_restarts(
+        |broker| (broker.topic::<String>("orders").open().unwrap(), broker.clone()),
+        |(topic, _), _| {
+            let billing = topic.subscription("billing").delivery(EXACTLY).open().unwrap();
+            topic.publish_all(orders(1..=600)).unwrap();
+            let mut batch = billing.recv_batch(600).unwrap().into_iter();
+            let first = batch.next().unwrap();
+            batch.for_each(|order| order.ack().unwrap());
+            let late = topic.subscription("late").start(Start::Earliest).open().unwrap();
+            let there = late.stats().backlog;
+            assert!((1..600).contains(&there), "{there}");
+            (first, there)
+        },
+        |(topic, _), there, end, _| {
+            let late = topic.subscription("late").open().unwrap();
+            assert_eq!(drain(&late).len() as u64, there, "{end:?}");
+        },
+    );
 }
 
 #[test]

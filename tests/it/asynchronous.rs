@@ -3,13 +3,13 @@
 use std::task::Poll;
 use std::time::Duration;
 
-use eventflow::{Broker, Capacity, Delivery, Message, Overflow, PublishError, RecvError, SettleError, Topic};
+use eventflow::{Capacity, Delivery, Message, Overflow, PublishError, RecvError, SettleError, Topic};
 use futures::StreamExt;
 use futures::executor::block_on;
 
 use crate::support::{
-    Checksum, DEADLINE, Desk, Drops, NANO, PATIENCE, SECOND, Task, ask, assert_empty, desk, desk_with, drain,
-    drain_with, manual, take, within,
+    Broker, Checksum, DEADLINE, Desk, Drops, NANO, PATIENCE, SECOND, Task, ask, assert_empty, desk,
+    desk_with, drain, drain_with, manual, take, within,
 };
 
 fn event<E: Copy + Send + Sync + 'static>(outcome: Result<Delivery<E>, RecvError>) -> E {

@@ -6,11 +6,11 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use eventflow::{
-    Broker, Capacity, DeadLetter, DedupWindow, ManualClock, Message, Overflow, Retention, Seek, Subscription,
+    Capacity, DeadLetter, DedupWindow, ManualClock, Message, Overflow, Retention, Seek, Subscription,
     SubscriptionBuilder, Topic, TopicBuilder,
 };
 
-use crate::support::{Drops, SECOND, ask, drain, drain_with, manual, take, within};
+use crate::support::{Broker, Drops, SECOND, ask, drain, drain_with, manual, take, within};
 
 /// What the scenes publish. The drop of one with a hook is a callback.
 struct Event {
@@ -634,7 +634,7 @@ impl Drop for Inquisitive {
 #[test]
 fn p21_an_event_that_a_receiver_happens_to_drop_may_use_the_subscription() {
     const MESSAGES: usize = 60_000;
-    let topic = eventflow::Broker::in_memory().topic::<Inquisitive>("topic").create().expect("a new topic");
+    let topic = Broker::in_memory().topic::<Inquisitive>("topic").create().expect("a new topic");
     let sub = topic.subscription("sub").create().expect("a new subscription");
     let taken = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let (done, finished) = std::sync::mpsc::channel();

@@ -5,12 +5,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use eventflow::{
-    Broker, Capacity, DeadLetter, Message, Overflow, PublishError, Retention, SettleError, Subscription,
-    Topic,
+    Capacity, DeadLetter, Message, Overflow, PublishError, Retention, SettleError, Subscription, Topic,
 };
 
 use crate::support::{
-    Answer, Checksum, DEADLINE, Desk, Drops, NANO, PATIENCE, SECOND, ask, assert_empty, desk, drain,
+    Answer, Broker, Checksum, DEADLINE, Desk, Drops, NANO, PATIENCE, SECOND, ask, assert_empty, desk, drain,
     drain_with, manual, send, take, within,
 };
 

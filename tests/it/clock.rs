@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use eventflow::{
-    Broker, Capacity, DeadLetter, ManualClock, Message, PublishError, Retention, RetryPolicy, Start, Topic,
+    Capacity, DeadLetter, ManualClock, Message, PublishError, Retention, RetryPolicy, Start, Topic,
 };
 
 use crate::support::{
-    Answer, Counted, DEADLINE, Drops, NANO, SECOND, ask, assert_empty, desk, desk_with, drain, manual, take,
-    within,
+    Answer, Broker, Counted, DEADLINE, Drops, NANO, SECOND, ask, assert_empty, desk, desk_with, drain,
+    manual, take, within,
 };
 
 const CENTURY: Duration = Duration::from_secs(100 * 365 * 86_400);

@@ -1,4 +1,4 @@
-//! The twenty behaviours every engine must show, as far as they concern memory: one test each.
+//! The twenty behaviours every engine must show, one test each; and, where it changes nothing of what is to be seen, over restarts of the broker.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,24 +6,33 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use eventflow::{
-    Broker, Capacity, DeadLetter, Message, Overflow, PublishAllError, PublishError, PublishErrorKind,
-    RecvError, RecvTimeoutError, Retention, Start, Subscription, Topic, TryRecvError,
+    Capacity, DeadLetter, Message, Overflow, PublishAllError, PublishError, PublishErrorKind, RecvError,
+    RecvTimeoutError, Retention, Start, Subscription, Topic, TryRecvError,
 };
 
 use crate::support::{
-    Answer, Checksum, Counted, DEADLINE, Drops, NANO, Numbers, SECOND, ask, assert_empty, desk, desk_with,
-    drain, drain_with, manual, take, within,
+    Answer, Broker, Checksum, Counted, DEADLINE, Drops, NANO, Numbers, SECOND, ask, assert_empty, desk,
+    desk_with, drain, drain_with, manual, take, within,
 };
 
-fn in_memory() -> (Topic<u64>, Subscription<u64>) {
-    let topic = Broker::in_memory().topic::<u64>("t").create().unwrap();
+fn on_real_time() -> (Broker, Topic<u64>, Subscription<u64>) {
+    let broker = Broker::in_memory();
+    let topic = broker.topic::<u64>("t").create().unwrap();
     let sub = topic.subscription("s").create().unwrap();
-    (topic, sub)
+    (broker, topic, sub)
+}
+
+/// What is there on the broker, after it has ended and come again.
+fn restarted(broker: Broker) -> (Broker, Topic<u64>, Subscription<u64>) {
+    let broker = broker.restarted();
+    let topic = broker.topic::<u64>("t").open().unwrap();
+    let sub = topic.subscription("s").open().unwrap();
+    (broker, topic, sub)
 }
 
 #[test]
 fn c01_a_hundred_messages_arrive_none_extra_each_equal_to_what_was_published() {
-    let desk = desk::<String>();
+    let mut desk = desk::<String>();
     let mut published = HashMap::new();
     for n in 0..100u32 {
         let message = Message::new(format!("payload {n}"))
@@ -34,7 +43,10 @@ fn c01_a_hundred_messages_arrive_none_extra_each_equal_to_what_was_published() {
         published.insert(desk.topic.publish(message).unwrap().id, n);
     }
     assert_eq!(published.len(), 100, "distinct ids");
-    for _ in 0..100 {
+    for taken in 0..100 {
+        if taken % 40 == 0 {
+            desk = desk.restarted();
+        }
         let delivery = take(&desk.sub);
         let n = published.remove(&delivery.id()).expect("a message that was published, once");
         let message = delivery.message();
@@ -70,7 +82,7 @@ fn share(sub: &Subscription<u64>, left: &AtomicU64) -> Vec<u64> {
 #[test]
 fn c02_fifty_publishers_and_fifty_subscribers_of_one_subscription_share_completely() {
     const MESSAGES: u64 = 5_000;
-    let (topic, sub) = in_memory();
+    let (_broker, topic, sub) = on_real_time();
     let left = Arc::new(AtomicU64::new(MESSAGES));
     let subscribers: Vec<_> = (0..50)
         .map(|_| {
@@ -115,6 +127,7 @@ fn c03_twenty_topics_in_parallel_each_yield_exactly_their_own() {
 fn c04_when_the_first_two_deliveries_are_nacked_all_arrive_again() {
     let desk = desk::<u64>();
     desk.topic.publish_all(0..10u64).unwrap();
+    let desk = desk.restarted();
     let nacked = [take(&desk.sub), take(&desk.sub)].map(|delivery| {
         let number = *delivery;
         delivery.nack().unwrap();
@@ -129,10 +142,11 @@ fn c04_when_the_first_two_deliveries_are_nacked_all_arrive_again() {
 
 #[test]
 fn c05_with_one_outstanding_at_a_time_there_is_nothing_until_the_ack_and_then_the_next() {
-    let desk = desk_with::<u64>(|options| options.max_outstanding(1));
+    let mut desk = desk_with::<u64>(|options| options.max_outstanding(1));
     desk.topic.publish_all(0..5u64).unwrap();
-    let other = desk.sub.clone();
     for n in 0..5 {
+        desk = desk.restarted();
+        let other = desk.sub.clone();
         let delivery = take(&desk.sub);
         assert_eq!(*delivery, n);
         assert_empty(&desk.sub);
@@ -144,10 +158,13 @@ fn c05_with_one_outstanding_at_a_time_there_is_nothing_until_the_ack_and_then_th
 
 #[test]
 fn c06_subscribers_that_attach_read_a_few_and_go_over_and_over_see_all_between_them() {
-    let (topic, sub) = in_memory();
+    let (mut broker, mut topic, sub) = on_real_time();
     drop(sub);
     let mut seen = Vec::new();
     for round in 0..100u64 {
+        if round % 10 == 9 {
+            (broker, topic, _) = restarted(broker);
+        }
         topic.publish_all(round * 10..(round + 1) * 10).unwrap();
         let sub = topic.subscription("s").open().unwrap();
         for _ in 0..9 {
@@ -164,7 +181,7 @@ fn c06_subscribers_that_attach_read_a_few_and_go_over_and_over_see_all_between_t
 
 #[test]
 fn c07_after_ten_subscribers_came_and_went_at_the_same_time_a_later_one_gets_all() {
-    let (topic, sub) = in_memory();
+    let (broker, topic, sub) = on_real_time();
     drop(sub);
     topic.publish_all(0..500u64).unwrap();
     let visitors: Vec<_> = (0..10)
@@ -180,13 +197,13 @@ fn c07_after_ten_subscribers_came_and_went_at_the_same_time_a_later_one_gets_all
         })
         .collect();
     visitors.into_iter().for_each(Answer::get);
-    let later = topic.subscription("s").open().unwrap();
+    let (_broker, _topic, later) = restarted(broker);
     assert_eq!(Checksum::of(drain(&later)), Checksum::of(0..500));
 }
 
 #[test]
 fn c08_of_a_thousand_messages_of_sixteen_kinds_each_kinds_order_holds() {
-    let desk = desk_with::<u64>(|options| options.ordered());
+    let mut desk = desk_with::<u64>(|options| options.ordered());
     let mut numbers = Numbers(8);
     let kinds: Vec<u64> = (0..1_000).map(|_| numbers.below(16)).collect();
     let of_kind = |(n, kind): (usize, &u64)| Message::new(n as u64).ordering_key(kind.to_string());
@@ -207,13 +224,16 @@ fn c08_of_a_thousand_messages_of_sixteen_kinds_each_kinds_order_holds() {
                 seen += 1;
             }
         }
+        if numbers.below(20) == 0 {
+            desk = desk.restarted();
+        }
     }
     assert_eq!(seen, 1_000);
 }
 
 #[test]
 fn c09_ten_thousand_messages_by_twenty_publishers_before_anybody_reads_are_all_there() {
-    let (topic, sub) = in_memory();
+    let (broker, topic, _) = on_real_time();
     let publishers: Vec<_> = (0..20u64)
         .map(|publisher| {
             let topic = topic.clone();
@@ -221,6 +241,7 @@ fn c09_ten_thousand_messages_by_twenty_publishers_before_anybody_reads_are_all_t
         })
         .collect();
     publishers.into_iter().for_each(Answer::get);
+    let (_broker, _topic, sub) = restarted(broker);
     let seen = drain(&sub);
     assert_eq!(Checksum::of(seen.iter().copied()), Checksum::of(0..10_000));
     for publisher in 0..20 {
@@ -254,14 +275,17 @@ fn c10_a_recv_that_is_cancelled_loses_nothing() {
 
 #[test]
 fn c11_a_subscriber_that_never_reads_blocks_nobody_else() {
-    let topic = Broker::in_memory().topic::<u64>("t").create().unwrap();
-    let subs: Vec<_> = (0..200).map(|n| topic.subscription(&format!("s{n}")).create().unwrap()).collect();
+    let (broker, topic, _) = on_real_time();
+    let name = |n: u64| format!("s{n}");
+    (0..200).for_each(|n| _ = topic.subscription(&name(n)).create().unwrap());
     let _never_reads = topic.subscription("idle").create().unwrap();
     let _holds_on = topic.subscription("holds").create().unwrap();
     let publisher = topic.clone();
     within(60, move || (0..500u64).for_each(|n| _ = publisher.publish(n).unwrap()));
-    for sub in &subs {
-        assert_eq!(drain(sub), (0..500).collect::<Vec<_>>());
+    let (_broker, topic, _) = restarted(broker);
+    for n in 0..200 {
+        let sub = topic.subscription(&name(n)).open().unwrap();
+        assert_eq!(drain(&sub), (0..500).collect::<Vec<_>>());
     }
 }
 
@@ -271,6 +295,7 @@ fn c12_a_duplicate_gets_the_first_receipt_and_the_count_does_not_move() {
     let once = |n: u64| Message::new(n).idempotency_id(format!("{n}"));
     let first: Vec<_> = (0..100).map(|n| desk.topic.publish(once(n)).unwrap()).collect();
     let before = (desk.topic.stats().published, desk.sub.stats().backlog);
+    let desk = desk.restarted();
     for (n, first) in first.iter().enumerate() {
         let repeat = desk.topic.publish(once(n as u64)).unwrap();
         assert_eq!((repeat.id, repeat.deduplicated), (first.id, true));
@@ -298,18 +323,22 @@ fn c13_extending_three_times_past_the_deadline_holds_the_lease_and_then_it_expir
 
 #[test]
 fn c14_five_attempts_are_exactly_five_deliveries_and_then_a_dead_letter_with_its_reason() {
-    let (broker, _clock) = manual();
+    let (mut broker, _clock) = manual();
     let dead = broker.topic::<u64>("dead").create().unwrap();
-    let undertaker = dead.subscription("undertaker").create().unwrap();
+    dead.subscription("undertaker").create().unwrap();
     let topic = broker.topic::<u64>("t").create().unwrap();
-    let sub = topic.subscription("s").dead_letter(DeadLetter::to(&dead).after(5)).create().unwrap();
+    let mut sub = topic.subscription("s").dead_letter(DeadLetter::to(&dead).after(5)).create().unwrap();
     topic.publish(7u64).unwrap();
     let mut deliveries = 0;
     while let Ok(delivery) = sub.try_recv() {
         deliveries += 1;
+        assert_eq!(delivery.attempt(), deliveries);
         drop(delivery);
+        (broker, _, sub) = restarted(broker);
     }
     assert_eq!(deliveries, 5);
+    let dead = broker.topic::<u64>("dead").open().unwrap();
+    let undertaker = dead.subscription("undertaker").open().unwrap();
     let letter = take(&undertaker);
     assert_eq!(*letter, 7);
     assert_eq!(letter.message().attribute("eventflow.dead_letter.attempts"), Some("5"));
@@ -393,6 +422,7 @@ fn c18_pause_delivers_nothing_until_resume() {
     let desk = desk::<u64>();
     desk.topic.publish(1u64).unwrap();
     desk.sub.pause().unwrap();
+    let desk = desk.restarted();
     assert_empty(&desk.sub);
     let waiting = ask({
         let sub = desk.sub.clone();
@@ -416,8 +446,11 @@ fn c19_an_atomic_batch_with_one_bad_message_publishes_none() {
     let (broker, _clock) = manual();
     let capacity = Capacity::messages(10).overflow(Overflow::Reject);
     let topic = broker.topic::<String>("t").capacity(capacity).create().unwrap();
-    let sub = topic.subscription("s").create().unwrap();
+    topic.subscription("s").create().unwrap();
     topic.publish(Message::new("first".to_owned()).idempotency_id("taken")).unwrap();
+    let broker = broker.restarted();
+    let topic = broker.topic::<String>("t").open().unwrap();
+    let sub = topic.subscription("s").open().unwrap();
     let good = || Message::new("good".to_owned());
     type Expected = fn(&PublishErrorKind) -> bool;
     let batches: [(Vec<Message<String>>, Expected); 4] = [
@@ -477,7 +510,7 @@ fn c20_after_shutdown_publishing_and_receiving_are_errors_and_no_hangs() {
 #[test]
 fn c02_no_two_subscribers_ever_hold_the_same_message() {
     const MESSAGES: u64 = 3_000;
-    let (topic, sub) = in_memory();
+    let (_broker, topic, sub) = on_real_time();
     let held = Arc::new(Mutex::new(HashSet::new()));
     let left = Arc::new(AtomicU64::new(MESSAGES));
     let workers: Vec<_> = (0..4u64)

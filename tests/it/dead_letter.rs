@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use eventflow::{
-    Broker, Capacity, CreateError, DeadLetter, Delivery, ManualClock, Message, MessageId, Overflow,
-    Retention, RetryPolicy, Seek, SettleError, Subscription, SubscriptionBuilder, Topic,
+    Capacity, CreateError, DeadLetter, Delivery, ManualClock, Message, MessageId, Overflow, Retention,
+    RetryPolicy, Seek, SettleError, Subscription, SubscriptionBuilder, Topic,
 };
 
 use crate::support::{
-    Answer, Bare, Checksum, DEADLINE, NANO, SECOND, ask, assert_empty, drain, drain_with, manual, take,
-    within,
+    Answer, Bare, Broker, Checksum, DEADLINE, NANO, SECOND, ask, assert_empty, drain, drain_with, manual,
+    take, within,
 };
 
 /// A topic `work` whose subscription `worker` sends its dead letters to the subscription `undertaker` of the topic `dead`.

@@ -390,8 +390,8 @@ fn p14_a_repeat_needs_no_space() {
 }
 
 /// A topic that is full, so that a `publish` with an id waits in the middle of it.
-fn full_topic() -> (eventflow::Broker, eventflow::ManualClock, Topic<String>, eventflow::Subscription<String>)
-{
+fn full_topic()
+-> (crate::support::Broker, eventflow::ManualClock, Topic<String>, eventflow::Subscription<String>) {
     let (broker, clock) = manual();
     let topic = broker.topic::<String>("t").capacity(Capacity::messages(1)).create().unwrap();
     let sub = topic.subscription("s").create().unwrap();

@@ -4,11 +4,11 @@ use std::collections::HashSet;
 use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
-use eventflow::{Broker, Delivery, DeliveryMode, RecvTimeoutError, Start, Subscription, TryRecvError};
+use eventflow::{Delivery, DeliveryMode, RecvTimeoutError, Start, Subscription, TryRecvError};
 
 use crate::support::{
-    Checksum, DEADLINE, Desk, NANO, Numbers, PATIENCE, SECOND, ask, assert_empty, desk, desk_with, drain,
-    drain_with, send, take, within,
+    Broker, Checksum, DEADLINE, Desk, NANO, Numbers, PATIENCE, SECOND, ask, assert_empty, desk, desk_with,
+    drain, drain_with, send, take, within,
 };
 
 #[test]

@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use eventflow::{Broker, DeliveryMode, Message, Retention, RetryPolicy, Seek, SettleError, TryRecvError};
+use eventflow::{DeliveryMode, Message, Retention, RetryPolicy, Seek, SettleError, TryRecvError};
 
 use crate::support::{
-    Answer, DEADLINE, Desk, NANO, Numbers, SECOND, ask, assert_empty, desk_with, drain, manual, take,
+    Answer, Broker, DEADLINE, Desk, NANO, Numbers, SECOND, ask, assert_empty, desk_with, drain, manual, take,
 };
 
 const EXPIRED: Result<(), SettleError> = Err(SettleError::LeaseExpired { count: 1 });

@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use eventflow::inbox::{Claim, Inbox};
 use eventflow::{
-    Broker, Capacity, CommitError, CommitReason, Delivery, DeliveryMode, ManualClock, Message, Overflow,
+    Capacity, CommitError, CommitReason, Delivery, DeliveryMode, ManualClock, Message, Overflow,
     PublishError, Receipt, Seek, SettleError, Subscription, Topic, Transaction,
 };
 use rusqlite::Connection;
 
-use crate::support::{DEADLINE, PATIENCE, assert_empty, manual, panics, send, take};
+use crate::support::{Broker, DEADLINE, PATIENCE, assert_empty, manual, panics, send, take};
 
 use DeliveryMode::{AtLeastOnce, AtMostOnce, ExactlyOnce};
 

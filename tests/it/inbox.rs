@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use eventflow::inbox::{Claim, ClaimError, Inbox};
-use eventflow::{Broker, DedupWindow, Delivery, Message, Subscription, Topic};
+use eventflow::{DedupWindow, Delivery, Message, Subscription, Topic};
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 
-use crate::support::{ask, assert_empty, send, take};
+use crate::support::{Broker, ask, assert_empty, send, take};
 
 /// A topic that lets every copy pass, and a database with an inbox and one account.
 struct Bank {

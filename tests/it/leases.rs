@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use eventflow::{Batch, Broker, Delivery, DeliveryMode, RetryPolicy, SettleError, Subscription};
+use eventflow::{Batch, Delivery, DeliveryMode, RetryPolicy, SettleError, Subscription};
 
 use crate::support::{
-    DEADLINE, Desk, NANO, PATIENCE, SECOND, ask, assert_empty, desk, desk_with, drain, panics, take, within,
+    Broker, DEADLINE, Desk, NANO, PATIENCE, SECOND, ask, assert_empty, desk, desk_with, drain, panics, take,
+    within,
 };
 
 const EXPIRED: SettleError = SettleError::LeaseExpired { count: 1 };

@@ -4,11 +4,11 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use eventflow::{
-    Broker, Capacity, CreateError, DedupWindow, DeliveryMode, Message, PublishError, PublishErrorKind,
-    Retention, RetryPolicy, Seek, Start, Topic,
+    Capacity, CreateError, DedupWindow, DeliveryMode, Message, PublishError, PublishErrorKind, Retention,
+    RetryPolicy, Seek, Start, Topic,
 };
 
-use crate::support::{SECOND, assert_empty, desk, drain, manual, take, within};
+use crate::support::{Broker, SECOND, assert_empty, desk, drain, manual, take, within};
 
 /// Ten megabytes, in the smaller reading and in the larger one.
 const TEN_MB: usize = 10_000_000;
@@ -219,7 +219,7 @@ fn p24_options_at_the_end_of_their_range_are_clamped() {
         .max_outstanding(usize::MAX)
         .create()
         .unwrap();
-    topic.publish_all([Message::new(1u64).idempotency_id("x"), Message::new(2).idempotency_id("x")]).unwrap();
+    topic.publish_all([1u64, 1].map(|n| Message::new(n).idempotency_id("x"))).unwrap();
     sub.seek(Seek::Earliest).unwrap();
     let batch = sub.try_recv_batch(usize::MAX).unwrap();
     assert_eq!(batch.len(), 1);

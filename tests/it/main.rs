@@ -1,7 +1,8 @@
-//! The promises of the public API, in memory: a file per subject, a test per promise. A test that holds a numbered promise
+//! The promises of the public API, in memory and on disk: a file per subject, a test per promise. A test that holds a numbered promise
 //! begins with its number (`p06_…`). No test sleeps: time is manual, threads report over channels, and a watchdog ends what hangs.
 #![forbid(unsafe_code)]
 
+mod storage;
 mod support;
 
 #[cfg(feature = "async")]
@@ -19,9 +20,11 @@ mod failures;
 mod fairness;
 mod filters;
 mod inbox;
+mod lasting;
 mod leases;
 mod limits;
 mod model;
+mod on_disk;
 mod options;
 mod ordering;
 mod outbox;

@@ -4,12 +4,12 @@ use std::error::Error as StdError;
 use std::time::{Duration, SystemTime};
 
 use eventflow::{
-    Broker, Capacity, CreateError, DeadLetter, DedupWindow, DeleteError, DeliveryMode, Overflow,
-    PublishAllError, PublishError, RecvError, RecvTimeoutError, Retention, RetryPolicy, SeekError,
-    SettleError, Start, Subscription, SubscriptionBuilder, Topic, TopicBuilder, TryRecvError, UpdateError,
+    Capacity, CreateError, DeadLetter, DedupWindow, DeleteError, DeliveryMode, Overflow, PublishAllError,
+    PublishError, RecvError, RecvTimeoutError, Retention, RetryPolicy, SeekError, SettleError, Start,
+    Subscription, SubscriptionBuilder, Topic, TopicBuilder, TryRecvError, UpdateError,
 };
 
-use crate::support::{Bare, DEADLINE, Desk, NANO, SECOND, desk, drain, manual, take};
+use crate::support::{Bare, Broker, DEADLINE, Desk, NANO, SECOND, desk, drain, manual, take};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 

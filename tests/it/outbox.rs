@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use eventflow::outbox::{AddError, NewRow, Outbox, OutboxEvent, OutboxRow, Refusal, Relayed};
-use eventflow::{Broker, Capacity, DedupWindow, ManualClock, PublishErrorKind, Subscription, Topic};
+use eventflow::{Capacity, DedupWindow, ManualClock, PublishErrorKind, Subscription, Topic};
 use rusqlite::{Connection, Row, TransactionBehavior, params};
 
-use crate::support::{SECOND, assert_empty, drain, drain_with, manual, panics, take, within};
+use crate::support::{Broker, SECOND, assert_empty, drain, drain_with, manual, panics, take, within};
 
 /// A topic whose time is manual, and a database with an outbox.
 struct Office {

@@ -7,13 +7,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use eventflow::{
-    Broker, Capacity, DeadLetter, DeliveryMode, Message, Overflow, Retention, SettleError, Subscription,
-    TryRecvError,
+    Capacity, DeadLetter, DeliveryMode, Message, Overflow, Retention, SettleError, Subscription, TryRecvError,
 };
 
 use crate::support::{
-    Answer, Checksum, DEADLINE, Drops, NANO, Numbers, SECOND, ask, assert_empty, desk, desk_with, drain,
-    drain_with, manual, take, within,
+    Answer, Broker, Checksum, DEADLINE, Drops, NANO, Numbers, SECOND, ask, assert_empty, desk, desk_with,
+    drain, drain_with, manual, take, within,
 };
 
 const EXPIRED: Result<(), SettleError> = Err(SettleError::LeaseExpired { count: 1 });

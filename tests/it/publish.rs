@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use eventflow::{Broker, Capacity, IdempotencyId, Message, Overflow, PublishError, Retention, Start};
+use eventflow::{Capacity, IdempotencyId, Message, Overflow, PublishError, Retention, Start};
 
 use crate::support::{
-    Bare, Checksum, DEADLINE, Desk, Drops, NANO, PATIENCE, SECOND, ask, assert_empty, desk, drain,
+    Bare, Broker, Checksum, DEADLINE, Desk, Drops, NANO, PATIENCE, SECOND, ask, assert_empty, desk, drain,
     drain_with, manual, send, take, within,
 };
 

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Select};
-use eventflow::{Broker, Delivery, DeliveryMode, Message, Subscription};
+use eventflow::{Delivery, DeliveryMode, Message, Subscription};
 
 use crate::support::{
-    Checksum, DEADLINE, Desk, NANO, PATIENCE, SECOND, ask, assert_empty, desk, desk_with, drain, drain_with,
-    send, take, within,
+    Broker, Checksum, DEADLINE, Desk, NANO, PATIENCE, SECOND, ask, assert_empty, desk, desk_with, drain,
+    drain_with, send, take, within,
 };
 
 /// A token must be there: at once, for whoever asks.

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use eventflow::{
-    Broker, Capacity, DeadLetter, DeliveryMode, Message, Overflow, PublishErrorKind, Retention, Seek, Start,
+    Capacity, DeadLetter, DeliveryMode, Message, Overflow, PublishErrorKind, Retention, Seek, Start,
     Subscription, Topic, TryRecvError,
 };
 
 use crate::support::{
-    Checksum, Counted, Drops, NANO, SECOND, ask, assert_empty, desk_with, drain, drain_with, manual, take,
-    within,
+    Broker, Checksum, Counted, Drops, NANO, SECOND, ask, assert_empty, desk_with, drain, drain_with, manual,
+    take, within,
 };
 
 /// A segment closes at this many messages, or at this many bytes: what one stuck message may keep beside itself.

@@ -3,12 +3,13 @@
 use std::time::{Duration, SystemTime};
 
 use eventflow::{
-    Broker, DeliveryMode, ManualClock, Message, Retention, RetryPolicy, Seek, SeekError, SettleError, Start,
+    DeliveryMode, ManualClock, Message, Retention, RetryPolicy, Seek, SeekError, SettleError, Start,
     Subscription, Topic, TryRecvError,
 };
 
 use crate::support::{
-    Answer, Checksum, DEADLINE, NANO, SECOND, ask, assert_empty, drain, drain_with, manual, take, within,
+    Answer, Broker, Checksum, DEADLINE, NANO, SECOND, ask, assert_empty, drain, drain_with, manual, take,
+    within,
 };
 
 const EXPIRED: Result<(), SettleError> = Err(SettleError::LeaseExpired { count: 1 });

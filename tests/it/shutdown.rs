@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use eventflow::{
-    Broker, Capacity, CreateError, DeleteError, PublishError, PublishErrorKind, RecvError, RecvTimeoutError,
-    Seek, SeekError, SettleError, TryRecvError, UpdateError,
+    Capacity, CreateError, DeleteError, PublishError, PublishErrorKind, RecvError, RecvTimeoutError, Seek,
+    SeekError, SettleError, TryRecvError, UpdateError,
 };
 
 use crate::support::{
-    DEADLINE, Desk, Drops, PATIENCE, SECOND, ask, assert_empty, desk, drain, manual, send, take, within,
+    Broker, DEADLINE, Desk, Drops, PATIENCE, SECOND, ask, assert_empty, desk, drain, manual, send, take,
+    within,
 };
 
 const LONG: Duration = Duration::from_secs(PATIENCE);

@@ -2,11 +2,9 @@
 
 use std::time::Duration;
 
-use eventflow::{
-    Broker, CreateError, DeleteError, ManualClock, Retention, Seek, SeekError, Subscription, Topic,
-};
+use eventflow::{CreateError, DeleteError, ManualClock, Retention, Seek, SeekError, Subscription, Topic};
 
-use crate::support::{Counted, Drops, NANO, SECOND, assert_empty, drain, drain_with, manual, take};
+use crate::support::{Broker, Counted, Drops, NANO, SECOND, assert_empty, drain, drain_with, manual, take};
 
 const WEEK: Duration = Duration::from_secs(7 * 86_400);
 

@@ -115,7 +115,8 @@ fn a_broker_adds_up_its_topics() {
     let (_one, _batch, _text) = (take(&x), y.try_recv_batch(4).unwrap(), take(&z));
     let stats = broker.stats();
     assert_eq!((stats.topics, stats.subscriptions, stats.published), (2, 3, 11));
-    assert_eq!((stats.backlog, stats.outstanding, stats.disk_bytes), (21, 6, 0));
+    assert_eq!((stats.backlog, stats.outstanding), (21, 6));
+    assert_eq!(stats.disk_bytes > 0, crate::storage::home().is_some(), "in memory it takes no disk");
     assert_eq!(stats.resident_bytes, a.stats().resident_bytes + b.stats().resident_bytes);
     broker.delete_topic("a").unwrap();
     let stats = broker.stats();

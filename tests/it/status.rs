@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use eventflow::{
-    Broker, Capacity, DeadLetter, DeliveryMode, ManualClock, Message, MessageId, MessageStatus, Overflow,
-    Retention, Seek, Start, Topic,
+    Capacity, DeadLetter, DeliveryMode, ManualClock, Message, MessageId, MessageStatus, Overflow, Retention,
+    Seek, Start, Topic,
 };
 
-use crate::support::{DEADLINE, SECOND, assert_empty, drain, manual, take};
+use crate::support::{Broker, DEADLINE, SECOND, assert_empty, drain, manual, take};
 
 /// A broker with a topic that keeps everything, so that every message can be asked for.
 fn archive() -> (Broker, ManualClock, Topic<u64>) {

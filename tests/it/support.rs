@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use eventflow::{
-    Broker, Delivery, ManualClock, Message, Subscription, SubscriptionBuilder, Topic, TryRecvError,
-};
+use eventflow::{Delivery, ManualClock, Message, Subscription, SubscriptionBuilder, Topic, TryRecvError};
+
+pub(crate) use crate::storage::Broker;
 
 pub(crate) const NANO: Duration = Duration::from_nanos(1);
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
@@ -16,10 +16,10 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
 /// How long the watchdog waits, in real time, before it calls a thread hung.
 pub(crate) const PATIENCE: u64 = 60;
 
-/// A broker in memory, and the clock that is its only source of time.
+/// A broker, and the clock that is its only source of time.
 pub(crate) fn manual() -> (Broker, ManualClock) {
     let clock = ManualClock::new();
-    let broker = Broker::builder().clock(clock.clone()).build().expect("a broker in memory opens");
+    let broker = Broker::builder().clock(clock.clone()).build().expect("a new broker opens");
     (broker, clock)
 }
 
@@ -44,6 +44,17 @@ pub(crate) fn desk_with<E: Send + Sync + 'static>(
     let topic = broker.topic::<E>("topic").create().expect("a new topic");
     let sub = options(topic.subscription("sub")).create().expect("a new subscription");
     Desk { broker, clock, topic, sub }
+}
+
+impl<E: Send + Sync + 'static> Desk<E> {
+    /// The same desk, after its broker has ended and come again, in a run with restarts.
+    pub(crate) fn restarted(self) -> Self {
+        let Desk { broker, clock, .. } = self;
+        let broker = broker.restarted();
+        let topic = broker.topic::<E>("topic").open().expect("it is there");
+        let sub = topic.subscription("sub").open().expect("it is there");
+        Desk { broker, clock, topic, sub }
+    }
 }
 
 /// Publishes what must be taken.

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use eventflow::{
-    Broker, CreateError, DeleteError, MessageId, PublishError, Retention, SettleError, Start, TryRecvError,
+    CreateError, DeleteError, MessageId, PublishError, Retention, SettleError, Start, TryRecvError,
 };
 
-use crate::support::{Bare, Desk, PATIENCE, ask, assert_empty, desk, drain, manual, take, within};
+use crate::support::{Bare, Broker, Desk, PATIENCE, ask, assert_empty, desk, drain, manual, take, within};
 
 #[test]
 fn the_hello_world_of_the_contract_runs() -> eventflow::Result<()> {

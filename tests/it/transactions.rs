@@ -222,7 +222,7 @@ fn what_can_never_fit_is_too_large_at_once() {
 
 #[test]
 fn p14_an_idempotency_id_counts_in_a_transaction_too() {
-    let broker = eventflow::Broker::in_memory();
+    let broker = crate::support::Broker::in_memory();
     let notes = broker.topic::<String>("notes").create().expect("new");
     let reader = notes.subscription("reader").create().expect("new");
     let note = |text: &str| Message::new(text.to_owned()).idempotency_id("a");
@@ -538,7 +538,7 @@ fn p21_events_that_panic_when_they_are_dropped_are_rolled_back_one_by_one() {
             panic!("an event's own drop");
         }
     }
-    let broker = eventflow::Broker::in_memory();
+    let broker = crate::support::Broker::in_memory();
     let bombs = broker.topic::<Bomb>("bombs").create().expect("new");
     let mut tx = broker.transaction();
     tx.publish(&bombs, Bomb);

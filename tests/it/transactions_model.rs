@@ -7,13 +7,12 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use eventflow::{
-    Batch, Broker, Capacity, CommitReason, DedupWindow, Delivery, DeliveryMode, ManualClock, Message,
-    MessageId, PublishError, Retention, Seek, SettleError, Start, Subscription, Topic, Transaction,
-    TryRecvError,
+    Batch, Capacity, CommitReason, DedupWindow, Delivery, DeliveryMode, ManualClock, Message, MessageId,
+    PublishError, Retention, Seek, SettleError, Start, Subscription, Topic, Transaction, TryRecvError,
 };
 use proptest::prelude::*;
 
-use crate::support::manual;
+use crate::support::{Broker, manual};
 use naive::{Counts, DEADLINE, DEDUP_WINDOW, Held, Letter, Naive, Plan, Receipt, SubPlan, Time, TopicPlan};
 
 const TOPICS: usize = 3;

@@ -3,11 +3,11 @@
 use std::sync::mpsc;
 use std::time::Duration;
 
-use eventflow::{Broker, DeadLetter, Delivery, Message, RecvTimeoutError, RetryPolicy, Seek, Subscription};
+use eventflow::{DeadLetter, Delivery, Message, RecvTimeoutError, RetryPolicy, Seek, Subscription};
 
 use crate::support::{
-    Answer, DEADLINE, Desk, PATIENCE, SECOND, ask, assert_empty, desk, desk_with, drain, manual, panics,
-    send, take, within,
+    Answer, Broker, DEADLINE, Desk, PATIENCE, SECOND, ask, assert_empty, desk, desk_with, drain, manual,
+    panics, send, take, within,
 };
 
 /// One blocked receiver in each of the ways to block; each gives the event that it got and acked.

@@ -9,12 +9,14 @@ use std::time::{Duration, Instant};
 
 use crate::clock::Line;
 use crate::delivery::ordering::Key;
+use crate::engine::local::committer::waits_for_nothing;
+use crate::engine::local::effect::FollowUp;
+use crate::engine::local::imaging::ImageWriter;
 use crate::engine::local::recovered::{Recovered, StoredTopic};
 use crate::engine::local::replay::Snapshot;
 use crate::engine::local::store::Store;
 use crate::engine::timer::Timer;
 use crate::engine::waiters::{Look, WaitingRoom};
-use crate::error::StorageFault;
 use crate::journal::record::Record;
 use crate::name::Name;
 use crate::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering, fence};
@@ -36,7 +38,7 @@ pub(crate) struct BrokerCore {
     settled: WaitingRoom,
     /// How many transactions wait for some topic's space.
     commits: AtomicUsize,
-    topics: RwLock<BTreeMap<Name, Arc<dyn AnyTopic>>>,
+    pub(super) topics: RwLock<BTreeMap<Name, Arc<dyn AnyTopic>>>,
     pub(super) snapshots: Mutex<BTreeMap<Name, SnapshotEntry>>,
     /// By the name of the dead-letter topic: who has messages parked for it.
     parked: Mutex<HashMap<Name, Vec<Weak<dyn Parker>>>>,
@@ -75,11 +77,11 @@ pub(crate) trait AnyTopic: Send + Sync {
     /// Its incarnation.
     fn number(&self) -> u64;
     /// On disk: all of it, as records of a checkpoint.
-    fn write_image(&self, out: &mut dyn FnMut(Vec<u8>));
+    fn write_image(&self, image: &mut ImageWriter<'_>);
     /// The topic is no more; what it held is dropped by this call.
     fn tear_down(&self);
-    /// The snapshot is no more; what only it kept goes.
-    fn forget_book(self: Arc<Self>, book: u64);
+    /// The snapshot is no more; what only it kept goes with what follows.
+    fn forget_book(self: Arc<Self>, book: u64) -> FollowUp;
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -192,32 +194,6 @@ impl BrokerCore {
     /// Whether there is a topic of this name on disk that nobody has opened yet.
     pub(crate) fn is_recovered(&self, name: &Name) -> bool {
         self.with_recovered(name, |_| ()).is_some()
-    }
-
-    /// True: there was a topic of this name that nobody had opened, and it is deleted.
-    pub(crate) fn delete_recovered(&self, name: &str) -> Result<bool, StorageFault> {
-        let Some(store) = &self.store else { return Ok(false) };
-        let Ok(name) = Name::parse(name) else { return Ok(false) };
-        let Some(number) = self.with_recovered(&name, |topic| topic.number) else { return Ok(false) };
-        let mut unit = Vec::new();
-        Record::TopicDeleted { topic: number }.encode(&mut unit);
-        store.put(&unit)?;
-        // One that was opened meanwhile is deleted like any other.
-        Ok(self.recovered.lock().take_topic(name.as_str()).is_some())
-    }
-
-    pub(crate) fn record_deletion(&self, number: u64) -> Result<(), StorageFault> {
-        let Some(store) = &self.store else { return Ok(()) };
-        let mut unit = Vec::new();
-        Record::TopicDeleted { topic: number }.encode(&mut unit);
-        store.put(&unit)
-    }
-
-    /// It could not be deleted.
-    pub(crate) fn register_again(&self, name: &str, topic: Arc<dyn AnyTopic>) {
-        if let Ok(name) = Name::parse(name) {
-            self.topics.write().entry(name).or_insert(topic);
-        }
     }
 
     /// A look at a topic that is on disk and that nobody has opened yet.
@@ -344,15 +320,14 @@ impl BrokerCore {
     }
 
     /// What a checkpoint is to hold: everything.
-    pub(super) fn image(&self) -> Vec<Vec<u8>> {
-        let mut chunks = vec![self.numbers()];
+    pub(super) fn write_image(&self, image: &mut ImageWriter<'_>) {
+        image.records(&self.numbers());
         // Under both locks, so that a topic that somebody opens just now is in one of them.
         let topics = self.topics.read();
-        self.recovered.lock().topics().for_each(|topic| topic.write_image(&mut |chunk| chunks.push(chunk)));
+        self.recovered.lock().topics().for_each(|topic| topic.write_image(image));
         let live: Vec<_> = topics.values().cloned().collect();
         drop(topics);
-        live.iter().for_each(|topic| topic.write_image(&mut |chunk| chunks.push(chunk)));
-        chunks
+        live.iter().for_each(|topic| topic.write_image(image));
     }
 
     fn numbers(&self) -> Vec<u8> {
@@ -365,9 +340,19 @@ impl BrokerCore {
     }
 
     /// To be asked after something was committed, with nothing locked.
-    pub(super) fn checkpoint_in_time(&self) {
+    pub(super) fn checkpoint_in_time(self: &Arc<Self>) {
+        let Some(store) = &self.store else { return };
+        if !waits_for_nothing() {
+            self.checkpoint_here();
+        } else if store.wants_checkpoint() {
+            let broker = self.clone();
+            store.here_or_elsewhere(move || broker.checkpoint_here());
+        }
+    }
+
+    fn checkpoint_here(&self) {
         if let Some(store) = &self.store {
-            store.checkpoint_in_time(|| self.image(), || self.numbers());
+            store.checkpoint_in_time(|image| self.write_image(image), || self.numbers());
         }
     }
 }

@@ -11,11 +11,13 @@ use std::sync::Arc;
 
 use crate::contain::drop_contained;
 use crate::delivery::hand_out::Ticket;
+use crate::delivery::ledger::Ledger;
 use crate::engine::local::broker::{BrokerCore, Phase};
+use crate::engine::local::effect::Entry;
 use crate::engine::local::publish::{Aftermath, Append, Parcel, refuse_for_space};
 use crate::engine::local::receive::Held;
 use crate::engine::local::staging::{Part, Staged, Together, under_way};
-use crate::engine::local::store::{Completion, Store};
+use crate::engine::local::store::Store;
 use crate::engine::local::subscription::{After, AfterPlain, Desk, SubscriptionCore};
 use crate::engine::local::topic::{TopicCore, TopicState};
 use crate::engine::waiters::WaitingRoom;
@@ -25,7 +27,7 @@ use crate::journal::{Position, Space as JournalSpace};
 use crate::log::Gate;
 use crate::message::MessageId;
 use crate::sequence::Sequence;
-use crate::sync::{Mutex, MutexGuard};
+use crate::sync::MutexGuard;
 use crate::time::Tick;
 
 /// The leases of one subscription that a transaction acks.
@@ -43,8 +45,8 @@ pub(crate) trait Input: Any + Send + Sync {
     fn first_deadline(&self) -> Option<Tick>;
     /// The transaction is no more. `spared`: no attempt is spent.
     fn give_back(&mut self, spared: bool);
-    /// On disk: the unit is safe, or came to nothing; what follows, with nothing locked.
-    fn finish(&mut self, is_safe: bool);
+    /// On disk: the unit is safe, and what was acked is let go. With nothing locked.
+    fn let_go(&mut self);
 }
 
 pub(crate) trait LockedInput {
@@ -58,8 +60,8 @@ pub(crate) trait LockedInput {
     fn settle(&mut self);
     /// On disk: what is acked.
     fn record(&self, unit: &mut Vec<u8>);
-    /// On disk: no deadline ends the leases until the unit is safe, or came to nothing.
-    fn prepare(&mut self);
+    /// On disk: no deadline ends the leases until the unit is safe, or came to nothing, which this is to be told.
+    fn stage(&mut self) -> Arc<dyn Part>;
 }
 
 /// The messages that a transaction publishes to one topic.
@@ -206,15 +208,8 @@ impl<E: Send + Sync + 'static> Input for Leases<E> {
         self.held.iter().filter_map(|held| desk.ledger.deadline_of(held.ticket)).min()
     }
 
-    fn finish(&mut self, is_safe: bool) {
-        let tickets: Vec<_> = self.held.iter().map(|held| held.ticket).collect();
-        if !is_safe {
-            self.core.change(|ledger| tickets.iter().for_each(|&ticket| ledger.abort_commit(ticket)));
-            return;
-        }
-        // First the messages: what follows may let go of the log's last hold on them.
+    fn let_go(&mut self) {
         drop(self.held.take());
-        self.core.change(|ledger| tickets.iter().for_each(|&ticket| ledger.finish_commit(ticket)));
     }
 
     fn give_back(&mut self, spared: bool) {
@@ -252,10 +247,13 @@ impl<E: Send + Sync + 'static> LockedInput for LockedLeases<'_, E> {
         self.core.record_acks(self.held.iter().map(|held| held.ticket.sequence), unit);
     }
 
-    fn prepare(&mut self) {
-        for held in self.held {
-            self.desk.ledger.prepare_asked(held.ticket);
-        }
+    fn stage(&mut self) -> Arc<dyn Part> {
+        let tickets: Vec<_> = self.held.iter().map(|held| held.ticket).collect();
+        tickets.iter().for_each(|&ticket| self.desk.ledger.prepare_asked(ticket));
+        Entry::part(self.core.clone(), move |ledger, is_safe| {
+            let end = if is_safe { Ledger::finish_commit } else { Ledger::abort_commit };
+            tickets.iter().for_each(|&ticket| end(ledger, ticket));
+        })
     }
 
     fn settle(&mut self) {
@@ -535,17 +533,14 @@ where
         outputs.iter_mut().for_each(|output| output.write(now));
         return Attempt::Done;
     }
-    let together = (!outputs.is_empty()).then(|| Arc::new(Together { parts: Mutex::new(Vec::new()) }));
-    let done = together.clone().map(|together| together as Arc<dyn Completion>);
-    let position = match store.add(&unit, JournalSpace::Ordinary, done) {
+    let together = Arc::new(Together::new());
+    let position = match store.add(&unit, JournalSpace::Ordinary, Some(together.clone())) {
         Ok(position) => position,
         Err(fault) => return Attempt::Refused(CommitReason::Storage { fault }),
     };
-    if let Some(together) = together {
-        let parts = outputs.iter_mut().map(|output| output.stage(now, position)).collect();
-        *together.parts.lock() = parts;
-    }
-    inputs.iter_mut().for_each(|input| input.prepare());
+    let messages = outputs.iter_mut().map(|output| output.stage(now, position)).collect();
+    let acks = inputs.iter_mut().map(|input| input.stage()).collect();
+    together.fill(messages, acks);
     Attempt::Staged(position)
 }
 

@@ -47,8 +47,22 @@ impl<E: Send + Sync + 'static> Cemetery<E> {
     }
 }
 
+/// Where a dead letter comes from.
+pub(crate) struct Grave<'a, E> {
+    pub(super) core: &'a Arc<SubscriptionCore<E>>,
+    /// As of which it is to be buried.
+    pub(super) generation: u32,
+}
+
 impl<E: Send + Sync + 'static> SubscriptionCore<E> {
     pub(super) fn bury_all(self: &Arc<Self>, events: Vec<LedgerEvent>) {
+        let Some(stored) = &self.topic.stored else { return self.bury_all_here(events) };
+        let this = self.clone();
+        // It encodes, and waits for the disk.
+        stored.store.here_or_elsewhere(move || this.bury_all_here(events));
+    }
+
+    fn bury_all_here(self: &Arc<Self>, events: Vec<LedgerEvent>) {
         for event in events {
             let LedgerEvent::DeadLetter { sequence, generation, attempts, reason } = event;
             self.bury(sequence, generation, attempts, reason);
@@ -68,9 +82,8 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         // Before the try: if it fails for another reason, such as a full disk, to try again at once would not end.
         let would_keep = target.as_ref().is_some_and(|target| target.keeps_something());
         if let Some(target) = target
-            && target.append_shared(&spot, extras, (self.topic.log.incarnation(), self.id))
+            && target.append_shared(&spot, extras, &Grave { core: self, generation })
         {
-            self.change(|ledger| ledger.handle_buried(sequence, generation));
             target.announce();
             return;
         }

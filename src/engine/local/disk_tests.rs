@@ -3,12 +3,17 @@
 // From outside, as a program sees it: what is tested here is the house, not this floor.
 extern crate self as eventflow;
 
+#[cfg(feature = "async")]
+mod asynchronous;
 mod audit;
 mod compare;
+mod damage;
 mod driver;
+mod full;
 mod history;
 mod simulation;
 mod threads;
+mod transactions;
 mod workloads;
 
 use std::path::Path;
@@ -18,12 +23,17 @@ use self::eventflow::{Broker, ManualClock, OpenError};
 use crate::journal::disk::Disk;
 use crate::journal::{Durability, JournalOptions};
 
+const DIR: &str = "/broker";
 /// So short that checkpoints are frequent.
 const SEGMENT_LEN: u64 = 16 << 10;
 
 fn open(disk: Arc<dyn Disk>, clock: &ManualClock) -> Result<Broker, OpenError> {
-    let options = JournalOptions { segment_len: SEGMENT_LEN, ..JournalOptions::new(Durability::Always) };
-    Broker::on_disk(disk, Path::new("/broker"), options, clock.clone())
+    let options = JournalOptions {
+        segment_len: SEGMENT_LEN,
+        segments_per_checkpoint: 1,
+        ..JournalOptions::new(Durability::Always)
+    };
+    Broker::on_disk(disk, Path::new(DIR), options, clock.clone())
 }
 
 /// A number that the environment may raise.

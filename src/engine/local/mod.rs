@@ -1,12 +1,20 @@
 //! The engine in this process: topics and subscriptions in memory.
 
+mod archiving;
 pub(crate) mod broker;
+mod checkpointing;
 pub(crate) mod commit;
+pub(crate) mod committer;
 pub(crate) mod dead_letter;
 #[cfg(test)]
 mod disk_tests;
+mod deletion;
+mod effect;
 pub(crate) mod examine;
+pub(crate) mod flight;
+mod imaging;
 pub(crate) mod occupancy;
+pub(crate) mod progress;
 pub(crate) mod publish;
 pub(crate) mod receive;
 pub(crate) mod reclaim;

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use crate::contain::contained;
 use crate::delivery::dedup::Admission;
+use crate::engine::local::flight::Flight;
+use crate::engine::local::dead_letter::Grave;
 use crate::engine::local::occupancy::{Occupancy, Room};
 use crate::engine::local::staging::EncodedMessage;
 use crate::engine::local::subscription::SubscriptionCore;
@@ -73,8 +75,15 @@ pub(crate) enum Append {
     MustWait,
     /// The topic is full, and its overflow says to drop the oldest: this one.
     MustDrop(Sequence),
-    /// On disk: what stood against it is known now.
-    LookAgain,
+}
+
+/// What a publish came to that waits for nothing.
+pub(crate) enum Begun<E> {
+    Done,
+    /// The topic is full, and the publisher is to wait.
+    MustWait,
+    /// On disk: the rest is to follow when the disk has answered.
+    UnderWay(Flight<E>),
 }
 
 /// What follows an append, outside the lock.
@@ -207,11 +216,33 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
     }
 
     /// Ok(false): the topic is full, and the publisher is to wait.
-    pub(crate) fn attempt(self: &Arc<Self>, parcels: &mut [Parcel<E>]) -> Result<bool, PublishErrorKind> {
+    fn attempt(self: &Arc<Self>, parcels: &mut [Parcel<E>]) -> Result<bool, PublishErrorKind> {
+        loop {
+            match self.begin(parcels)? {
+                Begun::Done => return Ok(true),
+                Begun::MustWait => return Ok(false),
+                Begun::UnderWay(flight) => {
+                    if self.wait_for(flight, parcels)? {
+                        return Ok(true);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Publishes as far as it goes without waiting, be it for space or for the disk.
+    pub(crate) fn begin(self: &Arc<Self>, parcels: &mut [Parcel<E>]) -> Result<Begun<E>, PublishErrorKind> {
         let mut looked_ahead = false;
         loop {
-            match self.append(parcels) {
-                Append::Done => return Ok(true),
+            let appended = match &self.stored {
+                None => self.append(parcels),
+                Some(stored) => match self.take_off(stored, parcels) {
+                    Ok(appended) => appended,
+                    Err(flight) => return Ok(Begun::UnderWay(flight)),
+                },
+            };
+            match appended {
+                Append::Done => return Ok(Begun::Done),
                 // Before anybody meets a full topic, it is made sure that no filter and no deadline would have let its messages go.
                 Append::Refused(PublishErrorKind::Full) | Append::MustDrop(_) | Append::MustWait
                     if !looked_ahead =>
@@ -219,12 +250,11 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
                     self.catch_up();
                     looked_ahead = true;
                 }
-                Append::LookAgain => {}
                 Append::Refused(kind) => return Err(kind),
                 Append::MustDrop(sequence) => self.drop_oldest(sequence, &|_| false),
                 Append::MustWait => {
                     self.watch_leases();
-                    return Ok(false);
+                    return Ok(Begun::MustWait);
                 }
             }
         }
@@ -316,9 +346,6 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
     }
 
     fn append(self: &Arc<Self>, parcels: &mut [Parcel<E>]) -> Append {
-        if let Some(stored) = &self.stored {
-            return self.append_stored(stored, parcels);
-        }
         let now = self.broker.now();
         let mut after = Aftermath::default();
         {
@@ -515,16 +542,15 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         }
     }
 
-    /// Appends a dead letter, which shares the event of its origin, whatever the capacity. False: nobody would keep it.
-    /// `from`: the numbers of the topic and the subscription that it leaves.
+    /// Appends a dead letter, which shares the event of its origin, whatever the capacity, and settles its origin. False: nobody would keep it.
     pub(crate) fn append_shared(
         self: &Arc<Self>,
         origin: &Spot<E>,
         extras: Extras,
-        from: (u64, u64),
+        grave: &Grave<'_, E>,
     ) -> bool {
         if let Some(stored) = &self.stored {
-            return self.append_shared_stored(stored, origin, extras, from);
+            return self.append_shared_stored(stored, origin, extras, grave);
         }
         // A message that is on this road must not be lost to a closure.
         let weight = self.weight_of(origin.event()).unwrap_or(size_of::<E>() as u64);
@@ -544,6 +570,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         if after.opened_segment || after.sweep {
             self.follow_up_publish(&after);
         }
+        grave.core.change(|ledger| ledger.handle_buried(origin.sequence(), grave.generation));
         true
     }
 

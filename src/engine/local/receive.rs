@@ -1,19 +1,24 @@
 //! The road out: what a receiver gets, and how it waits.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::delivery::hand_out::{Ask, Decision, Grant, Ticket};
 use crate::delivery::intake::Examination;
 use crate::engine::local::broker::Phase;
+use crate::engine::local::committer::Safety;
+use crate::engine::local::store::Added;
 use crate::engine::local::subscription::{Desk, SubscriptionCore, TIMEOUT_BUDGET};
 use crate::engine::waiters::Look;
 use crate::error::RecvError;
 use crate::few::Few;
+use crate::journal::{JournalError, Position};
 use crate::log::{Segment, Spot, SpotRef};
 use crate::options::DeliveryMode;
 use crate::sequence::Sequence;
+use crate::sync::Mutex;
 use crate::sync::atomic::Ordering;
 use crate::time::Tick;
 
@@ -49,6 +54,31 @@ impl<E> Lot<E> {
     }
 }
 
+/// What is to be safe before a receiver gets what it was given.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Precaution {
+    pub(crate) position: Position,
+    pub(crate) safety: Safety,
+}
+
+/// What a receiver that does not wait was given.
+pub(crate) enum Taken {
+    Nothing,
+    Lots,
+    /// On disk: it may have them when this is safe.
+    Unsafe(Precaution),
+}
+
+/// On disk, where a hand-out settles: what a future was given that was dropped before the hand-out was safe. The next receiver gets it, so that it is not lost with the future; it goes with
+/// the process, as what was handed out does.
+pub(super) struct Shelf<E>(Mutex<VecDeque<(Lot<E>, Precaution)>>);
+
+impl<E> Shelf<E> {
+    pub(super) fn new() -> Self {
+        Shelf(Mutex::new(VecDeque::new()))
+    }
+}
+
 /// How many messages are looked at to fill a batch of which a part is ready.
 const LOOK_FURTHER_MAX: u64 = 1_024;
 
@@ -66,6 +96,15 @@ pub(crate) enum NoMessage {
 
 /// Segments that were looked at under the lock, for nothing.
 type Stale<E> = Few<Arc<Segment<E>>>;
+
+/// Before a hand-out its attempts are written, and what it settles is as safe as a publish.
+fn precaution(attempts: Option<Added>, settled: Option<Added>) -> Result<Option<Precaution>, RecvError> {
+    let attempts = attempts.map(|added| (added, Safety::Written));
+    let settled = settled.map(|added| (added, Safety::Promised));
+    let Some((added, safety)) = settled.or(attempts) else { return Ok(None) };
+    let position = added.map_err(|fault| RecvError::Storage { fault })?;
+    Ok(Some(Precaution { position, safety }))
+}
 
 /// What a receiver that asked for one message got.
 pub(crate) fn only_held<E>(lots: Few<Lot<E>>) -> Held<E> {
@@ -130,8 +169,70 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         Ok(only_held(lots))
     }
 
-    /// Leases up to `max` messages into `lots`. Never waits. False: there is nothing now.
+    /// Leases up to `max` messages into `lots`. Never waits, but on disk for what is to be safe before. False: there is nothing now.
     pub(crate) fn take(self: &Arc<Self>, max: usize, lots: &mut Few<Lot<E>>) -> Result<bool, RecvError> {
+        match self.begin_take(max, lots)? {
+            Taken::Nothing => Ok(false),
+            Taken::Lots => Ok(true),
+            Taken::Unsafe(precaution) => {
+                let outcome = match &self.topic.stored {
+                    Some(stored) => stored.store.make_safe(precaution.position, precaution.safety),
+                    None => Ok(()),
+                };
+                self.end_take(lots, outcome)?;
+                Ok(true)
+            }
+        }
+    }
+
+    /// What a hand-out comes to when the disk has answered.
+    pub(crate) fn end_take(
+        self: &Arc<Self>,
+        lots: &mut Few<Lot<E>>,
+        outcome: Result<(), JournalError>,
+    ) -> Result<(), RecvError> {
+        let (Err(error), Some(stored)) = (outcome, &self.topic.stored) else { return Ok(()) };
+        self.give_back(lots.take());
+        Err(RecvError::Storage { fault: stored.store.fault_of(&error) })
+    }
+
+    /// Who was to get it has left before the disk has answered.
+    #[cfg_attr(not(feature = "async"), allow(dead_code, reason = "for futures only"))]
+    pub(crate) fn abandon_take(self: &Arc<Self>, lots: Few<Lot<E>>, precaution: Precaution) {
+        if self.mode != DeliveryMode::AtMostOnce {
+            return self.give_back(lots);
+        }
+        // Its hand-out is in the journal: it cannot be unsettled, but somebody else may have it.
+        self.shelf.0.lock().extend(lots.into_iter().map(|lot| (lot, precaution)));
+        self.topic.receivers.wake(self.id, 1);
+    }
+
+    fn give_back(self: &Arc<Self>, lots: Few<Lot<E>>) {
+        if self.mode == DeliveryMode::AtMostOnce {
+            return;
+        }
+        let tickets: Vec<_> = lots.iter().flat_map(|lot| lot.grant.tickets()).collect();
+        // First the messages: what follows may let go of the log's last hold on them.
+        drop(lots);
+        let _stale = self.release_all(&tickets);
+    }
+
+    /// None: there is nothing on it, or nothing is to be delivered.
+    fn take_from_shelf(&self, lots: &mut Few<Lot<E>>) -> Option<Precaution> {
+        if self.mode != DeliveryMode::AtMostOnce || self.desk.lock().ledger.is_paused() {
+            return None;
+        }
+        let (lot, precaution) = self.shelf.0.lock().pop_front()?;
+        lots.push(lot);
+        Some(precaution)
+    }
+
+    /// [`take`](Self::take) as far as it goes without waiting for the disk.
+    pub(crate) fn begin_take(
+        self: &Arc<Self>,
+        max: usize,
+        lots: &mut Few<Lot<E>>,
+    ) -> Result<Taken, RecvError> {
         let max = max as u64;
         let mut looked_at = 0;
         let nested = self.has_filter() && EXAMINING.with(|stack| stack.borrow().contains(&self.id));
@@ -139,6 +240,11 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         loop {
             let mut stale = Stale::new();
             self.check_receivable()?;
+            if self.topic.stored.is_some()
+                && let Some(precaution) = self.take_from_shelf(lots)
+            {
+                return Ok(Taken::Unsafe(precaution));
+            }
             let now = self.topic.broker.now();
             // The tail first: what it shows of messages with a delay or a life, `timed` shows too.
             let tail = self.topic.log.tail();
@@ -169,19 +275,21 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
             };
             let settled = after.recorded.filter(|_| self.mode == DeliveryMode::AtMostOnce);
             self.follow_up(after);
-            self.make_hand_out_safe(attempts, settled)?;
+            let precaution = precaution(attempts, settled)?;
             for sequence in gone {
                 self.change(|ledger| ledger.handle_removed(sequence, sequence.next()));
             }
             match decision {
-                Decision::Granted if !lots.is_empty() => return Ok(true),
+                Decision::Granted if !lots.is_empty() => {
+                    return Ok(precaution.map_or(Taken::Lots, Taken::Unsafe));
+                }
                 Decision::Granted => {}
                 Decision::Examine(examination) => {
                     looked_at += examination.to - examination.from;
                     self.examine_and_tell(examination);
                 }
                 Decision::Empty if more => {}
-                Decision::Empty => return Ok(false),
+                Decision::Empty => return Ok(Taken::Nothing),
             }
         }
     }
@@ -249,6 +357,20 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         EXAMINING.with(|stack| stack.borrow_mut().pop());
         let now = self.topic.broker.now();
         self.change(|ledger| ledger.handle_examined(examination, &findings, now));
+    }
+
+    /// One look of a future.
+    #[cfg(feature = "async")]
+    pub(crate) fn look_once(
+        self: &Arc<Self>,
+        lots: &mut Few<Lot<E>>,
+    ) -> Look<Result<Option<Precaution>, NoMessage>> {
+        match self.begin_take(1, lots) {
+            Err(error) => Look::GaveUp(Err(NoMessage::Ended(error))),
+            Ok(Taken::Nothing) => Look::Nothing { until: None },
+            Ok(Taken::Lots) => Look::Found(Ok(None)),
+            Ok(Taken::Unsafe(precaution)) => Look::Found(Ok(Some(precaution))),
+        }
     }
 
     /// One look of a receiver that waits until `deadline`.

@@ -1,32 +1,35 @@
 //! What becomes of messages, on disk: settlements and attempts as records of the journal, each added under the lock of the book that it changes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::contain::contained;
-use crate::delivery::hand_out::{Grant, Ticket};
-use crate::delivery::ledger::{Ledger, Rules};
+use crate::delivery::hand_out::Grant;
+use crate::delivery::ledger::{Ledger, Returned, Rules};
 use crate::delivery::retry::Beyond;
 use crate::delivery::settled::Outcome;
-use crate::engine::local::dead_letter::Cemetery;
+use crate::engine::local::effect::Creation;
+use crate::engine::local::imaging::ImageWriter;
 use crate::engine::local::replay::Snapshot;
 use crate::engine::local::staging::Stored;
 use crate::engine::local::store::Added;
-use crate::engine::local::subscription::SubscriptionCore;
+use crate::engine::local::subscription::{SubscriptionChange, SubscriptionCore};
 use crate::engine::local::topic::{Book, TopicConfig, TopicCore, Weigh};
-use crate::error::{RecvError, SettleError, StorageFault};
+use crate::error::{SettleError, StorageFault};
 use crate::journal::record::{
     AttemptRange, BookOptions, DeadLetterTo, Envelope, List, OutcomeCode, Part, Record, SettledRange,
-    SoughtTo, TopicOptions, encode_message, write_published,
+    SoughtTo, TopicOptions, encode_message,
 };
-use crate::journal::{JournalError, Space};
+use crate::journal::{JournalError, Position, Space};
 use crate::log::Spot;
 use crate::message::Extras;
 use crate::name::Name;
 use crate::options::DeliveryMode;
 use crate::sequence::Sequence;
+use crate::time::Tick;
 
-/// A chunk of a checkpoint is about as long.
-const CHUNK_LEN: usize = 1 << 20;
+/// What a message takes at least, beside its payload.
+const MESSAGE_LEN: u64 = 24;
 
 impl<E: Send + Sync + 'static> TopicCore<E> {
     fn record_options(&self, config: TopicConfig) -> TopicOptions<'_> {
@@ -48,27 +51,24 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         unit
     }
 
-    pub(crate) fn add_creation(&self) -> Option<Added> {
-        let stored = self.stored.as_ref()?;
+    /// Adds that to the journal.
+    pub(crate) fn add_creation(self: &Arc<Self>) -> Result<(), StorageFault> {
+        let Some(stored) = self.stored.as_ref() else { return Ok(()) };
         let unit = self.record_of_creation(self.config(), Sequence::FIRST);
-        Some(stored.store.add(&unit, Space::Ordinary, None))
+        Creation::add(&stored.store, &unit, self, |topic| &topic.creation).map(drop)
     }
 
-    /// Waits until that is as safe as was promised.
-    pub(crate) fn commit_creation(&self, added: Option<Added>) -> Result<(), StorageFault> {
-        let (Some(stored), Some(added)) = (&self.stored, added) else { return Ok(()) };
-        stored.store.commit(added?).map_err(|error| stored.store.fault_of(&error))
-    }
-
-    pub(crate) fn record_of_update(&self, config: TopicConfig) -> Vec<u8> {
+    pub(super) fn record_of_update(&self, config: TopicConfig, now: Tick) -> Vec<u8> {
         let mut unit = Vec::new();
         let topic = self.log.incarnation();
+        // What a shorter window forgets, it forgets as of now.
+        Record::Clock { now }.encode(&mut unit);
         Record::TopicUpdated { topic, options: self.record_options(config) }.encode(&mut unit);
         unit
     }
 
     /// All of the topic, for a checkpoint. What happens meanwhile may be in it or not: it is in the journal after the checkpoint's position, and replayed over it.
-    pub(super) fn write_records(&self, out: &mut dyn FnMut(Vec<u8>)) {
+    pub(super) fn write_records(&self, image: &mut ImageWriter<'_>) {
         let Some(stored) = &self.stored else { return };
         let topic = self.log.incarnation();
         let (mut chunk, next) = {
@@ -76,7 +76,8 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             let next = state.writer.next();
             let mut chunk = self.record_of_creation(state.config, next);
             let (oldest, last_published) = (self.log.first_kept(), state.last_published);
-            let dedup = state.dedup.image();
+            // An id of a message that is still on its way counts when that has arrived, which the journal will know.
+            let dedup = state.dedup.image(next);
             for dedup in Part::all_of(&dedup) {
                 Record::TopicImage { topic, next, oldest, last_published, dedup }.encode(&mut chunk);
             }
@@ -96,30 +97,45 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         }
         for subscription in self.subscriptions() {
             subscription.write_records(&mut chunk);
-            if chunk.len() >= CHUNK_LEN {
-                out(std::mem::take(&mut chunk));
-            }
+            image.records(&std::mem::take(&mut chunk));
         }
+        image.records(&chunk);
         // After the books: what they had not settled then is still there, or has been settled since, which the journal knows.
-        let mut at = self.log.first_kept();
+        let gaps = |to| self.log.gaps(Sequence::FIRST).into_iter().take_while(move |(from, _)| *from < to);
+        let mut messages = image.messages(
+            topic,
+            self.log.first_kept(),
+            |to, enough| self.bytes_before(to, enough),
+            |to| gaps(to).map(|(from, end)| (from, end.min(to))).collect(),
+        );
+        let mut at = self.log.segment_of(messages.from()).map_or(messages.from(), |segment| segment.first());
         while let Some(segment) = self.log.segment_from(at) {
             let end = segment.end().min(next);
             at = segment.end().max(segment.first().next());
-            let mut sequence = segment.first();
+            let mut sequence = segment.first().max(messages.from());
             while sequence < end {
                 if let Some(spot) = self.log.find(sequence) {
                     let (published, extras) = self.log.extras(&spot);
-                    if let Some(message) = self.encode_again(stored, &spot, extras) {
-                        write_published(&mut chunk, topic, sequence, published, [&*message]);
-                    }
+                    messages.push(sequence, published, |out| self.encode_again(stored, &spot, extras, out));
                 }
                 sequence = sequence.next();
-                if chunk.len() >= CHUNK_LEN {
-                    out(std::mem::take(&mut chunk));
-                }
             }
         }
-        out(chunk);
+        messages.finish();
+    }
+
+    /// About how much of what is kept comes before this message, as far as it is not more than `enough`.
+    fn bytes_before(&self, to: Sequence, enough: u64) -> u64 {
+        let mut bytes = 0;
+        let mut at = self.log.first_kept();
+        while bytes <= enough
+            && let Some(segment) = self.log.segment_from(at).filter(|segment| segment.first() < to)
+        {
+            at = segment.end().max(segment.first().next());
+            // A message takes some space even if it weighs nothing.
+            bytes += segment.bytes() + segment.len() * MESSAGE_LEN;
+        }
+        bytes
     }
 
     fn record_of_snapshot(&self, snapshot: &Snapshot) -> Vec<u8> {
@@ -141,19 +157,26 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         stored.store.put(&self.record_of_snapshot(snapshot))
     }
 
-    /// A message that is in the log, as the journal has it.
-    fn encode_again(&self, stored: &Stored<E>, spot: &Spot<E>, extras: Option<&Extras>) -> Option<Vec<u8>> {
+    /// Appends a message that is in the log, as the journal has it. False: it cannot.
+    fn encode_again(
+        &self,
+        stored: &Stored<E>,
+        spot: &Spot<E>,
+        extras: Option<&Extras>,
+        out: &mut Vec<u8>,
+    ) -> bool {
         let mut payload = Vec::new();
         // It was encoded once: a codec that does not do it again loses the message with the process, which is its author's to answer for.
-        contained(|| stored.codec.encode(spot.event(), &mut payload))?.ok()?;
+        if !matches!(contained(|| stored.codec.encode(spot.event(), &mut payload)), Some(Ok(()))) {
+            return false;
+        }
         let weight = match &self.weigh {
-            Weigh::Size => payload.len() as u64,
-            _ => self.weight_of(spot.event())?,
+            Weigh::Size => Some(payload.len() as u64),
+            _ => self.weight_of(spot.event()),
         };
-        let mut message = Vec::new();
+        let Some(weight) = weight else { return false };
         let envelope = Envelope { weight, content: 0, origin: None, payload: &payload };
-        encode_message(&mut message, &envelope, extras).ok()?;
-        Some(message)
+        encode_message(out, &envelope, extras).is_ok()
     }
 }
 
@@ -184,8 +207,23 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         }
     }
 
+    /// That the subscription is there, and that these messages are not, which it would else begin with.
+    pub(super) fn record_of_new(
+        &self,
+        ledger: &Ledger,
+        start: Sequence,
+        end: Sequence,
+        gaps: &[(Sequence, Sequence)],
+    ) -> Vec<u8> {
+        let mut unit = self.record_of_creation(ledger.rules(), start, end);
+        if !gaps.is_empty() {
+            self.write_settled(ledger, gaps, &mut unit);
+        }
+        unit
+    }
+
     /// That the subscription is there. `end`: the topic's end at that moment.
-    pub(super) fn record_of_creation(&self, rules: &Rules, start: Sequence, end: Sequence) -> Vec<u8> {
+    fn record_of_creation(&self, rules: &Rules, start: Sequence, end: Sequence) -> Vec<u8> {
         let mut unit = Vec::new();
         let (topic, book, name) = (self.topic.log.incarnation(), self.id, self.name.clone());
         let options = self.options_of(rules, self.cemetery_name(), self.expire_after());
@@ -194,41 +232,47 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
     }
 
     /// What an update is going to change.
-    pub(crate) fn record_update(
-        &self,
-        rules: &Rules,
-        cemetery: &Option<Option<Cemetery<E>>>,
-        expire_after: Option<Option<Duration>>,
-    ) -> Result<(), StorageFault> {
-        let Some(stored) = &self.topic.stored else { return Ok(()) };
+    pub(super) fn record_of_update(&self, change: &SubscriptionChange<E>) -> Vec<u8> {
         let mut unit = Vec::new();
         let (topic, book) = (self.topic.log.incarnation(), self.id);
-        let name = match cemetery {
+        let name = match &change.cemetery {
             Some(cemetery) => cemetery.as_ref().map(|cemetery| cemetery.name.clone()),
             None => self.cemetery_name(),
         };
-        let expire_after = expire_after.unwrap_or_else(|| self.expire_after());
-        let options = self.options_of(rules, name, expire_after);
+        let expire_after = change.expire_after.unwrap_or_else(|| self.expire_after());
+        let options = self.options_of(&change.rules, name, expire_after);
         Record::BookUpdated { topic, book, options }.encode(&mut unit);
-        stored.store.put(&unit)
+        unit
     }
 
-    /// Where a seek has put the book just now. Under its lock.
-    pub(super) fn record_seek(&self, ledger: &Ledger, snapshot: Option<u64>) -> Option<Added> {
+    /// Where a seek has put the book just now. Under its lock. `is_plain`: all from its low water on is there, and unsettled.
+    ///
+    /// Otherwise the record says by itself how all stands: a snapshot may be deleted before it, and the journal may still have what the topic has let go of.
+    pub(super) fn record_seek(&self, ledger: &Ledger, is_plain: bool) -> Option<Added> {
         let stored = self.topic.stored.as_ref()?;
         let (topic, book, generation) = (self.topic.log.incarnation(), self.id, ledger.generation());
-        let to = snapshot.map_or(SoughtTo::Sequence(ledger.low()), SoughtTo::Snapshot);
         let mut unit = Vec::new();
-        Record::Sought { topic, book, generation, to }.encode(&mut unit);
+        if is_plain {
+            let to = SoughtTo::Sequence(ledger.low());
+            Record::Sought { topic, book, generation, to }.encode(&mut unit);
+        } else {
+            let image = ledger.settled().image();
+            for (n, image) in Part::all_of(&image).enumerate() {
+                let record = match n {
+                    0 => Record::Sought { topic, book, generation, to: SoughtTo::Image(image) },
+                    _ => Record::BookImage { topic, book, image },
+                };
+                record.encode(&mut unit);
+            }
+        }
         Some(stored.store.add(&unit, Space::Ordinary, None))
     }
 
     /// That it delivers nothing, or does again.
-    pub(crate) fn record_pause(&self, paused: bool) -> Result<(), RecvError> {
-        let Some(stored) = &self.topic.stored else { return Ok(()) };
+    pub(super) fn record_of_pause(&self, paused: bool) -> Vec<u8> {
         let mut unit = Vec::new();
         Record::Paused { topic: self.topic.log.incarnation(), book: self.id, paused }.encode(&mut unit);
-        stored.store.put(&unit).map_err(|fault| RecvError::Storage { fault })
+        unit
     }
 
     fn write_records(&self, out: &mut Vec<u8>) {
@@ -250,19 +294,28 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         ledger: &Ledger,
         news: &[(Sequence, Sequence)],
     ) -> Added {
-        // What was settled in one go was settled alike.
-        let ranges: Vec<_> = news
-            .iter()
-            .map(|&(from, to)| {
-                let outcome = ledger.settled().outcome(from).unwrap_or(Outcome::Acked);
-                SettledRange { from, to, outcome: OutcomeCode(outcome.code()) }
-            })
-            .collect();
-        let (topic, book) = (self.topic.log.incarnation(), self.id);
         let mut unit = Vec::new();
-        Record::Settled { topic, book, ranges: List::Items(&ranges) }.encode(&mut unit);
+        self.write_settled(ledger, news, &mut unit);
         // Acks free space: they may use what is kept for them.
         stored.store.add(&unit, Space::Reserve, None)
+    }
+
+    fn write_settled(&self, ledger: &Ledger, news: &[(Sequence, Sequence)], unit: &mut Vec<u8>) {
+        let settled = ledger.settled();
+        let mut ranges: Vec<SettledRange> = Vec::new();
+        for &(mut at, to) in news {
+            // What became settled side by side may have been settled in different ways.
+            while at < to {
+                let outcome = OutcomeCode(settled.outcome(at).unwrap_or(Outcome::Acked).code());
+                match ranges.last_mut() {
+                    Some(last) if last.to == at && last.outcome == outcome => last.to = at.next(),
+                    _ => ranges.push(SettledRange { from: at, to: at.next(), outcome }),
+                }
+                at = at.next();
+            }
+        }
+        let (topic, book) = (self.topic.log.incarnation(), self.id);
+        Record::Settled { topic, book, ranges: List::Items(&ranges) }.encode(unit);
     }
 
     /// What a transaction acks, in order.
@@ -299,38 +352,24 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         Some(stored.store.add(&unit, Space::Reserve, None))
     }
 
-    /// A hand-out that did not count after all, where attempts are counted. Under the book's lock. Nobody waits for it.
-    pub(super) fn record_release(&self, ledger: &Ledger, ticket: Ticket) {
-        let Some(stored) = self.topic.stored.as_ref() else { return };
-        if matches!(ledger.rules().beyond, Beyond::Retry) {
-            return;
+    /// What came back just now: what was released is as if it had not been handed out, where attempts are counted, and what is delayed stays so. Under the book's lock.
+    pub(super) fn record_returns(&self, stored: &Stored<E>, ledger: &mut Ledger) -> Option<Added> {
+        let returns = ledger.take_returns();
+        if returns.is_empty() {
+            return None;
         }
-        let (from, attempts) = (ticket.sequence, ticket.attempt.saturating_sub(1));
-        let range = AttemptRange { from, to: from.next(), attempts };
+        let counts = !matches!(ledger.rules().beyond, Beyond::Retry);
         let (topic, book) = (self.topic.log.incarnation(), self.id);
         let mut unit = Vec::new();
-        Record::Attempts { topic, book, ranges: List::Items(&[range]) }.encode(&mut unit);
-        // If it is not added, nothing else will be.
-        let _told_to_the_next = stored.store.add(&unit, Space::Reserve, None);
-    }
-
-    /// Before a hand-out: what it changes is written, and, where the hand-out settles, as safe as a publish.
-    pub(super) fn make_hand_out_safe(
-        &self,
-        attempts: Option<Added>,
-        settled: Option<Added>,
-    ) -> Result<(), RecvError> {
-        let Some(stored) = &self.topic.stored else { return Ok(()) };
-        let failed = |error: JournalError| RecvError::Storage { fault: stored.store.fault_of(&error) };
-        if let Some(added) = attempts {
-            let position = added.map_err(|fault| RecvError::Storage { fault })?;
-            stored.store.write(position).map_err(failed)?;
+        for Returned { sequence, attempts, until } in returns {
+            if let Some(until) = until {
+                Record::Delayed { topic, book, sequence, until, attempts }.encode(&mut unit);
+            } else if counts {
+                let range = AttemptRange { from: sequence, to: sequence.next(), attempts };
+                Record::Attempts { topic, book, ranges: List::Items(&[range]) }.encode(&mut unit);
+            }
         }
-        if let Some(added) = settled {
-            let position = added.map_err(|fault| RecvError::Storage { fault })?;
-            stored.store.commit(position).map_err(failed)?;
-        }
-        Ok(())
+        (!unit.is_empty()).then(|| stored.store.add(&unit, Space::Reserve, None))
     }
 
     /// An ack is in the journal; where that is promised, as safe as a publish.
@@ -340,17 +379,31 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         mode: DeliveryMode,
         recorded: Option<Added>,
     ) -> Result<(), SettleError> {
-        let (Some(stored), Some(added)) = (&self.topic.stored, recorded) else { return Ok(()) };
-        let position = added.map_err(|fault| SettleError::Storage { fault })?;
-        if mode != DeliveryMode::ExactlyOnce {
-            return Ok(());
+        match (&self.topic.stored, self.unit_of_ack(mode, recorded)?) {
+            (Some(stored), Some(position)) => self.settled(stored.store.commit(position)),
+            _ => Ok(()),
         }
-        stored.store.commit(position).map_err(|error| {
-            let fault = stored.store.fault_of(&error);
-            match error {
-                JournalError::Indeterminate(_) => SettleError::Indeterminate { fault },
-                _ => SettleError::Storage { fault },
-            }
+    }
+
+    /// What is to be as safe as a publish before an ack answers.
+    #[inline]
+    pub(super) fn unit_of_ack(
+        &self,
+        mode: DeliveryMode,
+        recorded: Option<Added>,
+    ) -> Result<Option<Position>, SettleError> {
+        let Some(added) = recorded else { return Ok(None) };
+        let position = added.map_err(|fault| SettleError::Storage { fault })?;
+        Ok((mode == DeliveryMode::ExactlyOnce).then_some(position))
+    }
+
+    /// What an ack answers when the disk has.
+    pub(crate) fn settled(&self, outcome: Result<(), JournalError>) -> Result<(), SettleError> {
+        let (Err(error), Some(stored)) = (outcome, &self.topic.stored) else { return Ok(()) };
+        let fault = stored.store.fault_of(&error);
+        Err(match error {
+            JournalError::Indeterminate(_) => SettleError::Indeterminate { fault },
+            _ => SettleError::Storage { fault },
         })
     }
 }

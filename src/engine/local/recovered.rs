@@ -16,9 +16,11 @@
 //! What the parts of an image must hold for this to be right: a topic's next sequence and its dedup window are of one moment; a snapshot is not taken after a book. And of the stream: what concerns a book stands in
 //! the order in which the book changed.
 //!
-//! Where a topic keeps a message only until all have settled it, what nobody needs is dropped on the way: as soon as the stream is past all that the image reflects, which
-//! [`Numbers`](Record::Numbers) in a unit say (it is added when the image is complete), or at the end. So what a seek, or a start before the end, gives to a book that needed by then no other book and no snapshot, is in its unit again, before it
-//! ([`Published`](Record::Published)), or is settled in its unit, behind it.
+//! Where a topic keeps a message only until all have settled it, what nobody needs is dropped at the end, and not before: what a seek, or a start before the end, gave to a book may have been
+//! needed by no other book then. A live topic may have let go of some of that by then: the unit of a seek, or of a start, says which messages were not there.
+//!
+//! A book or a topic can be found, and used, a moment before its creation is safe. If that finds no space on the disk, what is said of it stands in the journal without it: what is said
+//! of a number that never was is ignored.
 
 mod book;
 mod image;
@@ -30,10 +32,12 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
 pub(crate) use self::book::{StoredBook, StoredSnapshot};
-use self::topic::MARGIN;
 pub(crate) use self::topic::{StoredMessage, StoredTopic};
 use crate::delivery::settled::{Outcome, Settled};
-use crate::journal::record::{Messages, Part, Record, SettledRange, SoughtTo, TopicOptions, records};
+use crate::journal::archive::Extent;
+use crate::journal::record::{
+    Messages, Part, Record, SettledRange, SoughtTo, TopicOptions, read_archived, records,
+};
 use crate::name::Name;
 use crate::sequence::Sequence;
 use crate::time::Tick;
@@ -56,8 +60,6 @@ pub(crate) struct Recovered {
     phase: Phase,
     /// An image whose other parts follow.
     open: Option<Open>,
-    /// Topics that have grown since something was dropped from them.
-    grown: Vec<u64>,
     /// Units are missing: what refers to what they said is no error.
     lenient: bool,
 }
@@ -107,7 +109,6 @@ impl Recovered {
             names: BTreeMap::new(),
             phase: Phase::Exact,
             open: None,
-            grown: Vec::new(),
             lenient: false,
         }
     }
@@ -124,15 +125,24 @@ impl Recovered {
             self.phase = Phase::Overlap;
         }
         self.read(bytes)?;
-        self.nothing_is_open()?;
-        // Not before the unit's end: what it publishes again somebody needs who is told of only then.
-        let grown = std::mem::take(&mut self.grown);
-        if self.phase == Phase::Exact {
-            for number in grown {
-                if let Some(topic) = self.topics.get_mut(&number) {
-                    topic.prune(MARGIN);
-                }
-            }
+        self.nothing_is_open()
+    }
+
+    /// What the image says to be in topics' own files: each topic's number, the oldest message that it keeps, and what is there. To be given by [`archived`](Self::archived) before the first unit.
+    pub(crate) fn archives(&self) -> Vec<(u64, Sequence, Extent)> {
+        let archived = |topic: &StoredTopic| Some((topic.number, topic.oldest, topic.archived?));
+        self.topics.values().filter_map(archived).collect()
+    }
+
+    /// A message in a topic's own files.
+    pub(crate) fn archived(&mut self, topic: u64, sequence: Sequence, record: &[u8]) -> Result<(), String> {
+        let read = read_archived(record);
+        let (at, envelope, extras) = read.map_err(|error| format!("a message of topic {topic}: {error}"))?;
+        let sequence = place(sequence)?;
+        self.now = self.now.max(at);
+        if let Some(topic) = self.topics.get_mut(&topic) {
+            topic.keep(sequence, at, envelope, extras);
+            topic.next = topic.next.max(sequence.next());
         }
         Ok(())
     }
@@ -233,8 +243,10 @@ impl Recovered {
                 return self.topic_created(topic, next, name, &options);
             }
             Record::TopicUpdated { topic, options } => {
+                // An image that is ahead may have what only a later window, or retention, remembers.
+                let at = (self.phase == Phase::Exact).then_some(self.now);
                 if let Some(topic) = self.topic(topic)? {
-                    topic.set_options(&options);
+                    topic.update(&options, at);
                 }
             }
             Record::TopicDeleted { topic } => {
@@ -246,6 +258,14 @@ impl Recovered {
             }
             Record::TopicImage { topic, next, oldest, last_published, dedup } => {
                 return self.begin(topic, 0, dedup, Of::Dedup { next, oldest, last_published });
+            }
+            Record::Archived { topic, extent } => {
+                if self.phase != Phase::Image {
+                    return Err(format!("files of topic {topic} that are part of nothing"));
+                }
+                if let Some(topic) = self.topic(topic)? {
+                    topic.archived = Some(extent);
+                }
             }
             Record::Published { topic, first, at, messages } => {
                 return self.published(topic, first, at, &messages);
@@ -372,9 +392,6 @@ impl Recovered {
         let in_image = self.phase == Phase::Image;
         let Some(topic) = self.topic(number)? else { return Ok(()) };
         topic.publish(first, at, messages, in_image);
-        if topic.has_grown() && self.grown.last() != Some(&number) {
-            self.grown.push(number);
-        }
         Ok(())
     }
 
@@ -411,12 +428,9 @@ impl Recovered {
 
     /// Gives the number that is next, which is never one that somebody has heard of.
     fn must_be_gone(&self, what: &str, number: u64, next: u64) -> Result<u64, String> {
-        if self.lenient {
-            Ok(next.max(after(number)?))
-        } else if number < next && self.phase != Phase::Image {
-            Ok(next)
-        } else {
-            Err(format!("something is said of {what} {number}, which never was"))
+        match self.phase {
+            Phase::Image if !self.lenient => Err(format!("something is said of {what} {number}, which never was")),
+            _ => Ok(next.max(after(number)?)),
         }
     }
 }

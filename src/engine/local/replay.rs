@@ -8,14 +8,14 @@ use crate::delivery::ledger::{Ledger, Rules};
 use crate::delivery::settled::Settled;
 use crate::engine::local::broker::{AnyTopic, BrokerCore, SnapshotEntry};
 use crate::engine::local::dead_letter::Cemetery;
+use crate::engine::local::effect::Creation;
 use crate::engine::local::store::Added;
 use crate::engine::local::subscription::{FilterFn, SubscriptionCore, unsettled_runs};
 use crate::engine::local::topic::{Book, TopicCore, TopicState};
 use crate::error::{CreateError, DeleteError, RecvError, SeekError, StorageFault};
-use crate::journal::Space;
 use crate::journal::record::Record;
 use crate::name::Name;
-use crate::options::{Capability, Keep, SNAPSHOT_LIFE, Seek, Start};
+use crate::options::{SNAPSHOT_LIFE, Seek, Start};
 use crate::sequence::Sequence;
 use crate::time::Tick;
 
@@ -79,18 +79,20 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
                         occupancy.add(from, to, 1);
                     }
                 }
-                let _marked = desk.ledger.take_news();
             }
-            let rules = desk.ledger.rules().clone();
-            drop(desk);
+            let gaps = desk.ledger.take_news();
             let recorded = match &self.stored {
                 Some(stored) => {
                     // What is staged by now lies before it in the journal.
-                    let unit = subscription.record_of_creation(&rules, start, state.staging.next);
-                    Some(stored.store.add(&unit, Space::Ordinary, None).map_err(SubscribeError::Storage)?)
+                    let end = state.staging.next;
+                    let unit = subscription.record_of_new(&desk.ledger, start, end, gaps.as_slice());
+                    let added =
+                        Creation::add(&stored.store, &unit, &subscription, |subscription| &subscription.creation);
+                    Some(added.map_err(SubscribeError::Storage)?)
                 }
                 None => None,
             };
+            drop(desk);
             books.push(Book::Subscription(subscription.clone()));
             state.books = books.len();
             state.subscriptions += 1;
@@ -172,17 +174,24 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
 
     /// A book is gone: what only it needed goes.
     pub(super) fn remove_book(&self, id: u64) {
-        let (removed, tail) = {
-            let mut state = self.state.lock();
-            state.epoch += 1;
-            let mut books = self.books.write();
-            let at = books.iter().position(|book| book.id() == id);
-            let removed = at.map(|at| books.remove(at));
-            state.books = books.len();
-            state.subscriptions -= u64::from(matches!(removed, Some(Book::Subscription(_))));
-            (removed, state.writer.next())
-        };
-        let Some(removed) = removed else { return };
+        self.follow_up_removal(self.take_book(id));
+    }
+
+    /// Gives it, and the topic's end.
+    pub(super) fn take_book(&self, id: u64) -> Option<(Book<E>, Sequence)> {
+        let mut state = self.state.lock();
+        state.epoch += 1;
+        let mut books = self.books.write();
+        let at = books.iter().position(|book| book.id() == id);
+        let removed = at.map(|at| books.remove(at));
+        state.books = books.len();
+        state.subscriptions -= u64::from(matches!(removed, Some(Book::Subscription(_))));
+        Some((removed?, state.writer.next()))
+    }
+
+    pub(super) fn follow_up_removal(&self, removed: Option<(Book<E>, Sequence)>) {
+        let Some((removed, tail)) = removed else { return };
+        let id = removed.id();
         if let Book::Subscription(subscription) = &removed {
             let (unsettled, counted) = subscription.close(tail);
             self.note_gone(&unsettled, counted);
@@ -206,30 +215,6 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             }
         }
         self.space.wake_everyone();
-    }
-
-    /// Snapshots whose life is over go.
-    pub(super) fn end_snapshots(&self, now: Tick) {
-        loop {
-            let over = {
-                let books = self.books.read();
-                books.iter().find_map(|book| match book {
-                    Book::Snapshot(snapshot) if snapshot.expires <= now => Some(snapshot.clone()),
-                    _ => None,
-                })
-            };
-            let Some(snapshot) = over else { return };
-            // If it is not recorded, it ends again after a restart.
-            let _again_then = self.broker.record_end_of_snapshot((self.log.incarnation(), snapshot.id));
-            self.remove_book(snapshot.id);
-            let mut snapshots = self.broker.snapshots.lock();
-            let is_this = |entry: &SnapshotEntry| {
-                entry.snapshot.as_ref().is_some_and(|entered| Arc::ptr_eq(entered, &snapshot))
-            };
-            if snapshots.get(&snapshot.name).is_some_and(is_this) {
-                snapshots.remove(&snapshot.name);
-            }
-        }
     }
 }
 
@@ -260,18 +245,10 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         if let Some(error) = self.ended() {
             return Err(error.into());
         }
-        if self.topic.stored.is_some()
-            && !matches!(seek, Seek::Snapshot(_))
-            && self.topic.config().retention.keep == Keep::UntilAcked
-        {
-            // What all have settled is let go of on disk one by one, and cannot be brought back after a restart.
-            return Err(SeekError::Unsupported { capability: Capability::Seek });
-        }
         let image = match seek {
             Seek::Snapshot(name) => Some(self.snapshot_of(name)?),
             _ => None,
         };
-        let snapshot = image.as_ref().map(|snapshot| snapshot.id);
         self.topic.begin_hold();
         let place = match (seek, image) {
             (_, Some(snapshot)) => Place::Image(snapshot.settled.clone()),
@@ -285,16 +262,17 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
             }
             (Seek::Latest | Seek::Snapshot(_), None) => Place::At(self.topic.log.tail()),
         };
-        let moved = self.move_to(place, snapshot);
+        let moved = self.move_to(place);
         let changes = moved.as_ref().map(|(changes, _)| changes.as_slice());
         self.topic.end_hold(changes.unwrap_or_default());
         self.topic.receivers.wake_all_of(self.id);
         self.topic.broker.wake_commits();
         let (_, recorded) = moved.ok_or(SeekError::Deleted)?;
         if let (Some(stored), Some(added)) = (&self.topic.stored, recorded) {
-            let position = added.map_err(|fault| SeekError::Storage { fault })?;
+            // It has taken place: others have seen it.
+            let position = added.map_err(StorageFault::unsure)?;
             let committed = stored.store.commit(position);
-            committed.map_err(|error| SeekError::Storage { fault: stored.store.fault_of(&error) })?;
+            committed.map_err(|error| stored.store.fault_of(&error).unsure())?;
         }
         Ok(())
     }
@@ -304,20 +282,20 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
     fn move_to(
         self: &Arc<Self>,
         place: Place,
-        snapshot: Option<u64>,
     ) -> Option<(Vec<(Sequence, Sequence, i64)>, Option<Added>)> {
         let (counts, has_gaps) = self.topic.survey_for_seek();
         self.change(|ledger| {
             let tail = self.topic.log.tail();
             let before = if counts { unsettled_runs(ledger, tail) } else { Vec::new() };
             // News of what was settled before is lost with the old generation's: it is in `before` as settled, and said below.
+            let is_to_image = matches!(place, Place::Image(_));
             match place {
                 Place::At(start) => ledger.seek_to(start),
                 Place::Image(image) => ledger.seek_to_image(image),
             }
-            let recorded = self.record_seek(ledger, snapshot);
             self.topic.mark_gaps(ledger, ledger.low(), has_gaps);
-            let _marked = ledger.take_news();
+            let is_plain = ledger.take_news().as_slice().is_empty() && !is_to_image;
+            let recorded = self.record_seek(ledger, is_plain);
             let mut changes: Vec<_> = before.into_iter().map(|(from, to)| (from, to, -1)).collect();
             if counts {
                 changes.extend(unsettled_runs(ledger, tail).into_iter().map(|(from, to)| (from, to, 1)));
@@ -373,7 +351,7 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         self.topic.end_hold(&[]);
         if let Err(fault) = recorded {
             self.topic.remove_book(id);
-            return Err(CreateError::Storage { fault });
+            return Err(fault.into());
         }
         ended.map_or(Ok(()), |error| Err(error.into()))
     }
@@ -388,7 +366,12 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         if let Some(stored) = &self.topic.stored {
             let mut unit = Vec::new();
             Record::BookDeleted { topic: self.topic.log.incarnation(), book: self.id }.encode(&mut unit);
-            stored.store.put(&unit).map_err(|fault| DeleteError::Storage { fault })?;
+            let this = self.clone();
+            let deleted = stored.store.put_applied(&unit, move || {
+                let removed = this.topic.take_book(this.id);
+                Box::new(move || this.topic.follow_up_removal(removed))
+            });
+            return deleted.map_err(DeleteError::from);
         }
         self.topic.remove_book(self.id);
         Ok(())
@@ -427,62 +410,5 @@ impl BrokerCore {
         names.extend(self.recovered.lock().snapshot_names());
         names.sort();
         names
-    }
-
-    /// `topic` and `book`: the numbers of the snapshot's topic and its own.
-    fn record_end_of_snapshot(&self, (topic, book): (u64, u64)) -> Result<(), StorageFault> {
-        let Some(store) = &self.store else { return Ok(()) };
-        let mut unit = Vec::new();
-        Record::SnapshotDeleted { topic, book }.encode(&mut unit);
-        store.put(&unit)
-    }
-
-    /// One of a topic that nobody has opened yet.
-    fn delete_recovered_snapshot(&self, name: &str) -> Result<(), DeleteError> {
-        let number = self.recovered.lock().find_snapshot(name).ok_or(DeleteError::NotFound)?;
-        self.record_end_of_snapshot(number).map_err(|fault| DeleteError::Storage { fault })?;
-        self.recovered.lock().forget_snapshot(number);
-        Ok(())
-    }
-
-    pub(crate) fn delete_snapshot(&self, name: &str) -> Result<(), DeleteError> {
-        let number = {
-            let snapshots = self.snapshots.lock();
-            let entry = snapshots.get(name);
-            entry.and_then(|entry| Some((entry.topic.number(), entry.snapshot.as_ref()?.id)))
-        };
-        let number = match number {
-            Some(number) => number,
-            None => return self.delete_recovered_snapshot(name),
-        };
-        self.record_end_of_snapshot(number).map_err(|fault| DeleteError::Storage { fault })?;
-        let entry = {
-            let mut snapshots = self.snapshots.lock();
-            match snapshots.get(name) {
-                Some(entry) if entry.snapshot.as_ref().is_some_and(|there| there.id == number.1) => {
-                    snapshots.remove(name)
-                }
-                _ => None,
-            }
-        };
-        let Some(SnapshotEntry { topic, snapshot: Some(snapshot) }) = entry else {
-            return Err(DeleteError::NotFound);
-        };
-        topic.forget_book(snapshot.id);
-        Ok(())
-    }
-
-    /// A deleted topic takes its snapshots along.
-    pub(crate) fn forget_snapshots_of(&self, topic: &Arc<dyn AnyTopic>) {
-        let gone: Vec<_> = {
-            let mut snapshots = self.snapshots.lock();
-            let names: Vec<_> = snapshots
-                .iter()
-                .filter(|(_, entry)| Arc::ptr_eq(&entry.topic, topic))
-                .map(|(n, _)| n.clone())
-                .collect();
-            names.iter().filter_map(|name| snapshots.remove(name)).collect()
-        };
-        drop(gone);
     }
 }

@@ -6,14 +6,34 @@ use std::time::Duration;
 use crate::delivery::hand_out::{Grant, Ticket};
 use crate::delivery::ledger::Ledger;
 use crate::engine::local::receive::Held;
-use crate::engine::local::subscription::SubscriptionCore;
+use crate::engine::local::store::Added;
+use crate::engine::local::subscription::{Records, SubscriptionCore};
 use crate::error::SettleError;
 use crate::few::Few;
+use crate::journal::Position;
 use crate::options::{ACK_DEADLINE_MAX, DeliveryMode};
 use crate::time::Tick;
 
 impl<E: Send + Sync + 'static> SubscriptionCore<E> {
+    #[inline]
     pub(crate) fn ack(self: &Arc<Self>, held: Held<E>, mode: DeliveryMode) -> Result<(), SettleError> {
+        match self.begin_ack(held, mode)? {
+            None => Ok(()),
+            Some(position) => self.wait_for_ack(position),
+        }
+    }
+
+    fn wait_for_ack(&self, position: Position) -> Result<(), SettleError> {
+        let Some(stored) = &self.topic.stored else { return Ok(()) };
+        self.settled(stored.store.commit(position))
+    }
+
+    /// Acks, and says what is yet to be safe before it may be told.
+    pub(crate) fn begin_ack(
+        self: &Arc<Self>,
+        held: Held<E>,
+        mode: DeliveryMode,
+    ) -> Result<Option<Position>, SettleError> {
         self.check_settleable()?;
         if mode == DeliveryMode::ExactlyOnce {
             // By the clock: whether anybody has noticed the expiry yet must not matter.
@@ -26,7 +46,7 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
             }
             if !self.is_watched() && desk.ledger.ack_plain(held.ticket) {
                 self.follow_up_plain_ack(desk, held);
-                return Ok(());
+                return Ok(None);
             }
             let done = desk.ledger.ack(held.ticket);
             (done, self.collect(&mut desk, Some(held.spot.segment())))
@@ -36,7 +56,7 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         let recorded = after.recorded;
         self.follow_up(after);
         expired_unless(done)?;
-        self.make_ack_safe(mode, recorded)
+        self.unit_of_ack(mode, recorded)
     }
 
     /// Settles what can be settled, in order, at the cost of one.
@@ -45,6 +65,18 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         grants: &Few<Grant>,
         mode: DeliveryMode,
     ) -> Result<(), SettleError> {
+        let begun = self.begin_ack_all(grants, mode)?;
+        let safe = begun.unit.and_then(|unit| unit.map_or(Ok(()), |position| self.wait_for_ack(position)));
+        unless_expired(begun.expired)?;
+        safe
+    }
+
+    /// [`ack_all`](Self::ack_all) as far as it goes without waiting for the disk.
+    pub(crate) fn begin_ack_all(
+        self: &Arc<Self>,
+        grants: &Few<Grant>,
+        mode: DeliveryMode,
+    ) -> Result<AckBegun, SettleError> {
         self.check_settleable()?;
         if mode == DeliveryMode::ExactlyOnce {
             self.run_timeouts();
@@ -53,9 +85,7 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         let changed =
             self.change_on_record(|ledger| grants.iter().map(|&grant| ledger.ack_all(grant)).sum::<u64>());
         let (settled, recorded) = changed.ok_or(SettleError::Deleted)?;
-        let safe = self.make_ack_safe(mode, recorded);
-        unless_expired(asked - settled)?;
-        safe
+        Ok(AckBegun { expired: asked - settled, unit: self.unit_of_ack(mode, recorded) })
     }
 
     pub(crate) fn nack(self: &Arc<Self>, ticket: Ticket, delay: Option<Duration>) -> Result<(), SettleError> {
@@ -65,29 +95,29 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
 
     pub(crate) fn nack_all(self: &Arc<Self>, tickets: &[Ticket]) -> Result<(), SettleError> {
         let now = self.settle_by_the_clock()?;
-        self.settle_backwards(tickets, |ledger, ticket| ledger.nack(ticket, now, None))
+        let records = self.settle_backwards(tickets, |ledger, ticket| ledger.nack(ticket, now, None))?;
+        // Last attempts may have settled some.
+        self.make_ack_safe(self.mode, records.settled)
     }
 
     pub(crate) fn release(self: &Arc<Self>, ticket: Ticket) -> Result<(), SettleError> {
         self.settle_by_the_clock()?;
-        self.settle_one(|ledger| {
-            let is_released = ledger.release(ticket);
-            if is_released {
-                self.record_release(ledger, ticket);
-            }
-            is_released
-        })
+        let (done, records) = self.change_telling(|ledger| ledger.release(ticket)).ok_or(SettleError::Deleted)?;
+        expired_unless(done)?;
+        self.make_release_safe(records.returned)
     }
 
     pub(crate) fn release_all(self: &Arc<Self>, tickets: &[Ticket]) -> Result<(), SettleError> {
         self.settle_by_the_clock()?;
-        self.settle_backwards(tickets, |ledger, ticket| {
-            let is_released = ledger.release(ticket);
-            if is_released {
-                self.record_release(ledger, ticket);
-            }
-            is_released
-        })
+        let records = self.settle_backwards(tickets, Ledger::release)?;
+        self.make_release_safe(records.returned)
+    }
+
+    /// It survives the process, as the hand-out does.
+    fn make_release_safe(&self, returned: Option<Added>) -> Result<(), SettleError> {
+        let (Some(stored), Some(added)) = (&self.topic.stored, returned) else { return Ok(()) };
+        let position = added.map_err(|fault| SettleError::Storage { fault })?;
+        self.settled(stored.store.write(position))
     }
 
     pub(crate) fn reject(self: &Arc<Self>, ticket: Ticket, reason: String) -> Result<(), SettleError> {
@@ -127,25 +157,25 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         self: &Arc<Self>,
         tickets: &[Ticket],
         mut act: impl FnMut(&mut Ledger, Ticket) -> bool,
-    ) -> Result<(), SettleError> {
-        let reversed: Vec<_> = tickets.iter().rev().copied().collect();
-        self.settle_all(&reversed, &mut act)
-    }
-
-    fn settle_all(
-        self: &Arc<Self>,
-        tickets: &[Ticket],
-        mut act: impl FnMut(&mut Ledger, Ticket) -> bool,
-    ) -> Result<(), SettleError> {
+    ) -> Result<Records, SettleError> {
         self.check_settleable()?;
-        let count = self
-            .change(|ledger| tickets.iter().filter(|ticket| !act(ledger, **ticket)).count() as u64)
+        let (count, records) = self
+            .change_telling(|ledger| tickets.iter().rev().filter(|ticket| !act(ledger, **ticket)).count() as u64)
             .ok_or(SettleError::Deleted)?;
-        unless_expired(count)
+        unless_expired(count)?;
+        Ok(records)
     }
 }
 
-fn unless_expired(count: u64) -> Result<(), SettleError> {
+/// What is known of an ack of several before the disk has answered.
+pub(crate) struct AckBegun {
+    /// How many were not settled.
+    pub(crate) expired: u64,
+    /// What is yet to be safe.
+    pub(crate) unit: Result<Option<Position>, SettleError>,
+}
+
+pub(crate) fn unless_expired(count: u64) -> Result<(), SettleError> {
     if count == 0 { Ok(()) } else { Err(SettleError::LeaseExpired { count }) }
 }
 

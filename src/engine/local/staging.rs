@@ -6,7 +6,9 @@ use std::sync::Arc;
 use crate::codec::Codec;
 use crate::contain::{contained, drop_contained};
 use crate::delivery::settled::Outcome;
-use crate::engine::local::publish::{Aftermath, Append, Parcel, id_of, refuse_for_space};
+use crate::engine::local::dead_letter::Grave;
+use crate::engine::local::effect::Entry;
+use crate::engine::local::publish::{Aftermath, Parcel, id_of};
 use crate::engine::local::store::{Completion, Store};
 use crate::engine::local::topic::{TopicCore, TopicState};
 use crate::error::{CodecError, PublishErrorKind};
@@ -59,37 +61,57 @@ pub(crate) trait Part: Send + Sync {
     fn follow_up(self: Arc<Self>);
 }
 
-/// What becomes visible at one instant when its unit is safe: the messages of a transaction.
+/// What takes effect at one instant when its unit is safe: a transaction.
 pub(super) struct Together {
     /// Filled under the locks under which the unit was added, which a completion needs first.
-    pub(super) parts: Mutex<Vec<Arc<dyn Part>>>,
+    parts: Mutex<Option<Parts>>,
+}
+
+#[derive(Clone)]
+struct Parts {
+    messages: Vec<Arc<dyn Part>>,
+    acks: Vec<Arc<dyn Part>>,
+}
+
+impl Together {
+    pub(super) fn new() -> Self {
+        Together { parts: Mutex::new(None) }
+    }
+
+    pub(super) fn fill(&self, messages: Vec<Arc<dyn Part>>, acks: Vec<Arc<dyn Part>>) {
+        *self.parts.lock() = Some(Parts { messages, acks });
+    }
 }
 
 impl Completion for Together {
     fn complete(&self, outcome: Result<(), JournalError>) {
-        let parts = loop {
+        let Parts { messages, acks } = loop {
             // Who added it still holds the locks of its topics, and fills this before it lets go of them.
-            let parts = self.parts.lock().clone();
-            if !parts.is_empty() {
+            if let Some(parts) = self.parts.lock().clone() {
                 break parts;
             }
             crate::sync::thread::yield_now();
         };
-        match (&*parts, outcome.is_ok()) {
-            ([only], is_safe) => only.enter(is_safe, None),
-            (several, false) => several.iter().for_each(|part| part.enter(false, None)),
-            (several, true) => {
+        let is_safe = outcome.is_ok();
+        match &*messages {
+            [only] => only.enter(is_safe, None),
+            several if is_safe && !several.is_empty() => {
                 let gate = Gate::new();
                 several.iter().for_each(|part| part.enter(true, Some(&gate)));
                 gate.open();
                 several.iter().for_each(|part| part.ungate());
             }
+            several => several.iter().for_each(|part| part.enter(false, None)),
         }
+        // Last: how far a book has come is also read without its lock, and who reads it so must find what was published.
+        acks.iter().for_each(|part| part.enter(is_safe, None));
     }
 
     fn follow_up(self: Arc<Self>) {
-        let parts = std::mem::take(&mut *self.parts.lock());
-        parts.into_iter().for_each(Part::follow_up);
+        let parts = self.parts.lock().take();
+        if let Some(Parts { messages, acks }) = parts {
+            messages.into_iter().chain(acks).for_each(Part::follow_up);
+        }
     }
 }
 
@@ -101,6 +123,8 @@ pub(super) struct Staged<E> {
     /// Emptied when they go into the log, or back to their publisher.
     letters: Mutex<Vec<Letter<E>>>,
     after: Mutex<Aftermath>,
+    /// What a dead letter leaves.
+    leaves: Option<Arc<dyn Part>>,
 }
 
 enum Letter<E> {
@@ -189,10 +213,15 @@ impl<E: Send + Sync + 'static> Staged<E> {
 impl<E: Send + Sync + 'static> Completion for Staged<E> {
     fn complete(&self, outcome: Result<(), JournalError>) {
         self.enter(outcome.is_ok(), None);
+        if let Some(leaves) = &self.leaves {
+            leaves.enter(outcome.is_ok(), None);
+        }
     }
 
     fn follow_up(self: Arc<Self>) {
+        let leaves = self.leaves.clone();
         Part::follow_up(self);
+        leaves.into_iter().for_each(Part::follow_up);
     }
 }
 
@@ -218,11 +247,14 @@ impl<E: Send + Sync + 'static> Part for Staged<E> {
 
     fn follow_up(self: Arc<Self>) {
         let after = std::mem::take(&mut *self.after.lock());
-        if after.published > 0 {
-            // What is left nobody keeps.
-            std::mem::take(&mut *self.letters.lock()).into_iter().for_each(drop_contained);
-        }
         self.topic.follow_up_publish(&after);
+    }
+}
+
+impl<E> Drop for Staged<E> {
+    /// What nobody keeps, and what came to nothing after its publisher had left. One by one: several that panic in one go would be the end of the process.
+    fn drop(&mut self) {
+        std::mem::take(self.letters.get_mut()).into_iter().for_each(drop_contained);
     }
 }
 
@@ -263,54 +295,8 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         Ok(EncodedMessage { bytes: encoded, weight, content })
     }
 
-    /// [`append`](Self::append) on disk: returns when the messages are as safe as was promised, and in the log.
-    pub(super) fn append_stored(self: &Arc<Self>, stored: &Stored<E>, parcels: &mut [Parcel<E>]) -> Append {
-        let now = self.broker.now();
-        let (staged, position) = {
-            let mut state = self.state.lock();
-            if let Some(kind) = self.closed_to_publishers() {
-                return Append::Refused(kind);
-            }
-            if let Err(kind) = self.admit(&mut state, parcels, now) {
-                return Append::Refused(kind);
-            }
-            if let Some(first) = under_way(&state, parcels) {
-                drop(state);
-                // Whether it succeeds or not, it is known then.
-                let _known_then = stored.store.commit(first);
-                return Append::LookAgain;
-            }
-            let more = (state.staging.messages, state.staging.bytes);
-            if let Some(refusal) = refuse_for_space(&state, parcels, &[], more) {
-                return refusal;
-            }
-            match self.stage(&mut state, stored, parcels, now) {
-                Ok(Some(staged)) => staged,
-                Ok(None) => return Append::Done,
-                Err(kind) => return Append::Refused(kind),
-            }
-        };
-        match stored.store.commit(position) {
-            Ok(()) => {
-                self.broker.checkpoint_in_time();
-                Append::Done
-            }
-            Err(error) => {
-                staged.take_back(parcels);
-                if let (JournalError::Closed, Some(kind)) = (&error, self.closed_to_publishers()) {
-                    return Append::Refused(kind);
-                }
-                let fault = stored.store.fault_of(&error);
-                Append::Refused(match error {
-                    JournalError::Indeterminate(_) => PublishErrorKind::Indeterminate { fault },
-                    _ => PublishErrorKind::Storage { fault },
-                })
-            }
-        }
-    }
-
     /// Gives new messages their sequences and adds them to the journal, all or none. None: all were repeats.
-    fn stage(
+    pub(super) fn stage(
         self: &Arc<Self>,
         state: &mut TopicState<E>,
         stored: &Stored<E>,
@@ -323,7 +309,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             self.give_receipts(state, parcels, &mut Vec::new(), now);
             return Ok(None);
         }
-        let staged = self.staged(state, now, Vec::new());
+        let staged = self.staged(state, now, Vec::new(), None);
         let added = stored.store.add(&unit, Space::Ordinary, Some(staged.clone()));
         // It may have been closed just now.
         let refused = |fault| self.closed_to_publishers().unwrap_or(PublishErrorKind::Storage { fault });
@@ -360,6 +346,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         state: &mut TopicState<E>,
         now: Tick,
         letters: Vec<Letter<E>>,
+        leaves: Option<Arc<dyn Part>>,
     ) -> Arc<Staged<E>> {
         Arc::new(Staged {
             topic: self.clone(),
@@ -367,6 +354,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             published: state.publish_time(now),
             letters: Mutex::new(letters),
             after: Mutex::new(Aftermath::default()),
+            leaves,
         })
     }
 
@@ -378,7 +366,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         now: Tick,
         position: Position,
     ) -> Arc<Staged<E>> {
-        let staged = self.staged(state, now, Vec::new());
+        let staged = self.staged(state, now, Vec::new(), None);
         self.give_receipts(state, parcels, &mut staged.letters.lock(), now);
         state.staging.last = Some(position);
         staged
@@ -425,7 +413,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         stored: &Stored<E>,
         origin: &Spot<E>,
         extras: Extras,
-        from: (u64, u64),
+        grave: &Grave<'_, E>,
     ) -> bool {
         let mut payload = Vec::new();
         if !matches!(contained(|| stored.codec.encode(origin.event(), &mut payload)), Some(Ok(()))) {
@@ -433,7 +421,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         }
         let weight = payload.len() as u64;
         let mut encoded = Vec::new();
-        let (topic, book) = from;
+        let (topic, book) = (grave.core.topic.log.incarnation(), grave.core.id);
         let envelope =
             Envelope { weight, content: 0, origin: Some((topic, origin.sequence())), payload: &payload };
         if encode_message(&mut encoded, &envelope, Some(&extras)).is_err() {
@@ -447,6 +435,11 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             }
             let published = state.publish_time(now);
             let first = state.staging.next;
+            // Under its lock: a seek stands before this in the journal, and then the message is not buried any more, or after it.
+            let desk = grave.core.desk.lock();
+            if desk.closed || !desk.ledger.is_burying(origin.sequence(), grave.generation) {
+                return false;
+            }
             let mut unit = Vec::new();
             write_published(&mut unit, self.log.incarnation(), first, published, [&*encoded]);
             let settled = SettledRange {
@@ -456,7 +449,13 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             };
             Record::Settled { topic, book, ranges: List::Items(&[settled]) }.encode(&mut unit);
             let letter = Letter::Shared { origin: origin.clone(), extras, weight };
-            let staged = self.staged(&mut state, now, vec![letter]);
+            let (sequence, generation) = (origin.sequence(), grave.generation);
+            let leaves = Entry::part(grave.core.clone(), move |ledger, is_safe| {
+                if is_safe {
+                    ledger.handle_buried(sequence, generation);
+                }
+            });
+            let staged = self.staged(&mut state, now, vec![letter], Some(leaves));
             // Acks and dead letters free space: they may use what is kept for them.
             let Ok(position) = stored.store.add(&unit, Space::Reserve, Some(staged)) else { return false };
             state.staging.next = first.next();
@@ -470,7 +469,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
 }
 
 /// Messages that wait for the unit that was added there.
-type UnderWay<E> = (Arc<Staged<E>>, Position);
+pub(super) type UnderWay<E> = (Arc<Staged<E>>, Position);
 
 /// The last unit that was added, if a repeat is of a message that is not in the log yet.
 pub(super) fn under_way<E>(state: &TopicState<E>, parcels: &[Parcel<E>]) -> Option<Position> {

@@ -5,8 +5,11 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
+use crate::engine::local::archiving;
+use crate::engine::local::checkpointing::Checkpoints;
+use crate::engine::local::committer::{Committer, Safety, waits_for_nothing};
+use crate::engine::local::progress::Progress;
 use crate::engine::local::recovered::Recovered;
 use crate::error::{OpenError, StorageFault};
 use crate::journal::disk::{Disk, RealDisk};
@@ -15,7 +18,7 @@ use crate::journal::{
 };
 use crate::options::{Durability, OnDamage};
 use crate::stats::RecoveryReport;
-use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Mutex, thread};
 
 /// Something that takes effect when its unit is safe.
@@ -36,7 +39,6 @@ pub(super) type Added = Result<Position, StorageFault>;
 
 /// Acks that nobody waits for are written after this many.
 const UNWRITTEN_MAX: u64 = 64;
-const INTERVAL_MIN: Duration = Duration::from_millis(1);
 /// Some seconds at most.
 const LET_GO_LOOKS_MAX: u32 = 10_000_000;
 
@@ -44,15 +46,16 @@ const LET_GO_LOOKS_MAX: u32 = 10_000_000;
 pub(crate) struct Store {
     /// None once it is closed: then the directory may be opened again.
     journal: Mutex<Option<Arc<Journal<Done>>>>,
-    /// Once it was closed in good order: units before this were completed, and synced.
-    synced_end: AtomicU64,
+    /// Once it was closed: units before this were completed, and are as safe as was promised.
+    safe_end: AtomicU64,
+    /// Once it was closed: units before this were written.
+    written_end: AtomicU64,
     /// Units that nobody waits for since the last was written.
     unwritten: AtomicU64,
     /// What the first failure said. It lives as long as the process, for errors are passed around by value: there is one for each disk that fails.
     fault: Mutex<Option<&'static str>>,
-    /// How long the last checkpoint was, and whether somebody writes one.
-    checkpoint_len: AtomicU64,
-    checkpointing: AtomicBool,
+    pub(super) checkpoints: Checkpoints,
+    pub(super) committer: Arc<Committer>,
 }
 
 /// What a directory was found to hold.
@@ -63,7 +66,12 @@ pub(crate) struct Opened {
 }
 
 impl Store {
-    pub(crate) fn open(dir: &Path, durability: Durability, on_damage: OnDamage) -> Result<Opened, OpenError> {
+    pub(crate) fn open(
+        dir: &Path,
+        durability: Durability,
+        on_damage: OnDamage,
+        progress: Progress,
+    ) -> Result<Opened, OpenError> {
         let options = JournalOptions {
             on_damage: match on_damage {
                 OnDamage::Refuse => journal::OnDamage::Refuse,
@@ -75,63 +83,83 @@ impl Store {
                 Durability::Os => journal::Durability::Os,
             })
         };
-        Self::open_on(Arc::new(RealDisk), dir, options)
+        Self::open_on(Arc::new(RealDisk), dir, options, progress)
     }
 
     pub(crate) fn open_on(
         disk: Arc<dyn Disk>,
         dir: &Path,
         options: JournalOptions,
+        mut progress: Progress,
     ) -> Result<Opened, OpenError> {
         let mut recovered = Recovered::new();
-        let mut visit = |replayed: Replayed<'_>| match replayed {
-            Replayed::Begin { .. } => Ok(()),
-            // What is lost is in the report.
-            Replayed::Lost { .. } => {
-                recovered.lost();
-                Ok(())
+        if options.on_damage == journal::OnDamage::Continue {
+            // What is found to be missing later may be what something before refers to.
+            recovered.lost();
+        }
+        let mut archives = archiving::Found::new(disk.clone(), dir, options);
+        let mut visit = |replayed: Replayed<'_>| {
+            progress.note(&replayed);
+            match replayed {
+                Replayed::Begin { .. } => Ok(()),
+                // What is lost is in the report.
+                Replayed::Lost { .. } => {
+                    recovered.lost();
+                    Ok(())
+                }
+                Replayed::Chunk(bytes) => recovered.image_chunk(bytes),
+                Replayed::Imaged => archives.read(&mut recovered),
+                Replayed::Unit { bytes, .. } => recovered.unit(bytes),
             }
-            Replayed::Chunk(bytes) => recovered.image_chunk(bytes),
-            Replayed::Unit { bytes, .. } => recovered.unit(bytes),
         };
         let opened = Journal::open(disk, dir, options, &mut visit);
-        let (journal, recovery) = opened.map_err(open_error)?;
+        let (journal, mut recovery) =
+            opened.map_err(|error| archives.fault().unwrap_or_else(|| open_error(error)))?;
         recovered.finish().map_err(rejected)?;
+        let (archives, damages) = archives.finish(&recovered)?;
+        recovery.damages.extend(damages);
+        progress.end();
         let report = RecoveryReport {
             replayed: recovery.units,
             rewritten: recovery.rewritten,
             damaged: recovery.damages.iter().map(ToString::to_string).collect(),
             lost: recovery.damages.iter().map(|damage| damage.units.end - damage.units.start).sum(),
         };
+        let interval = match options.durability {
+            journal::Durability::Interval(interval) => Some(interval),
+            journal::Durability::Always | journal::Durability::Os => None,
+        };
         let store = Arc::new(Store {
             journal: Mutex::new(Some(Arc::new(journal))),
-            synced_end: AtomicU64::new(0),
+            safe_end: AtomicU64::new(0),
+            written_end: AtomicU64::new(0),
             unwritten: AtomicU64::new(0),
             fault: Mutex::new(None),
-            checkpoint_len: AtomicU64::new(0),
-            checkpointing: AtomicBool::new(false),
+            checkpoints: Checkpoints::new(archives),
+            committer: Committer::new(interval),
         });
-        if let journal::Durability::Interval(interval) = options.durability {
-            sync_every(interval, &store).map_err(|error| OpenError::Io {
-                verb: "start a thread for",
-                file: dir.display().to_string(),
-                reason: error.to_string(),
-            })?;
-        }
+        store.committer.start(&store).map_err(|error| OpenError::Io {
+            verb: "start a thread for",
+            file: dir.display().to_string(),
+            reason: error.to_string(),
+        })?;
         Ok(Opened { store, recovered, report })
     }
 
-    fn journal(&self) -> Result<Arc<Journal<Done>>, JournalError> {
+    pub(super) fn journal(&self) -> Result<Arc<Journal<Done>>, JournalError> {
         self.journal.lock().clone().ok_or(JournalError::Closed)
     }
 
     /// Adds a unit behind all others. Call it under the lock under which its content was decided; it takes no other but its own, and writes nothing.
     pub(super) fn add(&self, unit: &[u8], space: Space, done: Done) -> Added {
         let added = self.journal().and_then(|journal| journal.add(unit, space, done));
+        if added.is_ok() {
+            self.committer.note_added();
+        }
         added.map_err(|error| self.fault_of(&error))
     }
 
-    fn act(
+    pub(super) fn act(
         &self,
         act: impl FnOnce(
             &Journal<Done>,
@@ -150,10 +178,43 @@ impl Store {
     /// Waits until the unit is as safe as was promised, and completed. With nothing locked.
     pub(super) fn commit(&self, position: Position) -> Result<(), JournalError> {
         match self.act(|journal, act| journal.commit(position, act)) {
-            // Closed meanwhile, which committed all that was added.
-            Err(JournalError::Closed) if position.0 < self.synced_end.load(Ordering::Acquire) => Ok(()),
+            Err(JournalError::Closed) => self.outcome_at_close(position, Safety::Promised),
             outcome => outcome,
         }
+    }
+
+    /// It was closed meanwhile, which has done what it could for all that was added.
+    fn outcome_at_close(&self, position: Position, safety: Safety) -> Result<(), JournalError> {
+        let is_written = position.0 < self.written_end.load(Ordering::Acquire);
+        if position.0 < self.safe_end.load(Ordering::Acquire) || (is_written && safety == Safety::Written) {
+            Ok(())
+        } else if is_written {
+            Err(JournalError::Indeterminate("the broker was closed before it was synced".into()))
+        } else {
+            Err(JournalError::Closed)
+        }
+    }
+
+    /// What [`make_safe`](Self::make_safe) would answer at once. None: it would have to wait.
+    pub(super) fn known(&self, position: Position, safety: Safety) -> Option<Result<(), JournalError>> {
+        match (self.journal(), safety) {
+            (Err(_), _) => Some(self.outcome_at_close(position, safety)),
+            (Ok(journal), Safety::Written) => journal.written(position),
+            (Ok(journal), Safety::Promised) => journal.committed(position),
+        }
+    }
+
+    /// Waits until all that was added survives a power cut. With nothing locked.
+    pub(super) fn sync(&self) -> Result<(), JournalError> {
+        self.act(|journal, act| journal.sync_all(act))
+    }
+
+    pub(super) fn wants_checkpoint(&self) -> bool {
+        self.journal().is_ok_and(|journal| journal.wants_checkpoint())
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.journal.lock().is_none()
     }
 
     /// Adds a unit of its own and waits until it is as safe as was promised. With nothing locked.
@@ -165,24 +226,37 @@ impl Store {
     /// Waits until the unit survives a crash of the process. With nothing locked.
     pub(super) fn write(&self, position: Position) -> Result<(), JournalError> {
         self.unwritten.store(0, Ordering::Relaxed);
-        self.act(|journal, act| journal.write(position, act))
+        match self.act(|journal, act| journal.write(position, act)) {
+            Err(JournalError::Closed) => self.outcome_at_close(position, Safety::Written),
+            outcome => outcome,
+        }
     }
 
-    /// The unit is to be written some time soon, and nobody waits for it. With nothing locked. True: it was written.
-    pub(super) fn write_later(&self, position: Position) -> bool {
+    /// The unit is to be written some time soon, and nobody waits for it. With nothing locked. True: it was time.
+    pub(super) fn write_later(self: &Arc<Self>, position: Position) -> bool {
         let is_time = self.unwritten.fetch_add(1, Ordering::Relaxed) + 1 >= UNWRITTEN_MAX;
-        if is_time {
+        if is_time && waits_for_nothing() {
+            self.unwritten.store(0, Ordering::Relaxed);
+            self.write_elsewhere(position);
+        } else if is_time {
             // A failure is told to whoever waits for something.
             let _told_later = self.write(position);
         }
         is_time
     }
 
-    /// Writes what was added, without waiting for the disk, and accepts nothing more.
+    /// Writes what was added, and accepts nothing more. It waits for the disk only if somebody else waits for it, too.
     pub(super) fn leave(&self) {
         let Ok(journal) = self.journal() else { return };
         if let Some(last) = journal.end().0.checked_sub(1) {
-            let _nobody_to_tell = self.write(Position(last));
+            let safety = if self.committer.is_asked() { Safety::Promised } else { Safety::Written };
+            let _told_to_who_asked = self.make_safe(Position(last), safety);
+            if journal.written(Position(last)).is_some_and(is_there) {
+                self.written_end.store(last + 1, Ordering::Release);
+            }
+            if journal.committed(Position(last)).is_some_and(is_there) {
+                self.safe_end.store(last + 1, Ordering::Release);
+            }
         }
         drop(journal);
         self.let_go();
@@ -190,6 +264,8 @@ impl Store {
 
     /// Lets go of the directory, once those have who are at it just now: a commit takes no longer than the disk does.
     fn let_go(&self) {
+        // While it can still be asked what became of each.
+        self.committer.tell_what_is_known(self);
         let Some(journal) = self.journal.lock().take() else { return };
         for _ in 0..LET_GO_LOOKS_MAX {
             if Arc::strong_count(&journal) == 1 {
@@ -197,13 +273,17 @@ impl Store {
             }
             thread::yield_now();
         }
+        drop(journal);
+        // It ends now.
+        self.committer.wake();
     }
 
     /// Syncs all, and lets go of the directory.
     pub(crate) fn close(&self) -> Result<(), StorageFault> {
         let closed = self.act(|journal, act| {
             journal.close(act)?;
-            self.synced_end.store(journal.end().0, Ordering::Release);
+            self.written_end.store(journal.end().0, Ordering::Release);
+            self.safe_end.store(journal.end().0, Ordering::Release);
             Ok(())
         });
         self.let_go();
@@ -214,45 +294,7 @@ impl Store {
     }
 
     pub(crate) fn disk_bytes(&self) -> u64 {
-        self.journal().map_or(0, |journal| journal.disk_bytes())
-    }
-
-    /// Writes a checkpoint if it is time, and nobody else does. As much is written between two as an image holds, so that images cost no more than what they are of.
-    ///
-    /// `numbers` is a unit that says so when the image is complete: what is replayed after it, nothing of the image has seen.
-    pub(super) fn checkpoint_in_time(
-        &self,
-        image: impl FnOnce() -> Vec<Vec<u8>>,
-        numbers: impl FnOnce() -> Vec<u8>,
-    ) {
-        let Ok(journal) = self.journal() else { return };
-        let written = journal.since_checkpoint();
-        if !journal.wants_checkpoint() || written < self.checkpoint_len.load(Ordering::Relaxed) {
-            return;
-        }
-        if self.checkpointing.swap(true, Ordering::Acquire) {
-            return;
-        }
-        let position = journal.end();
-        let mut image = Some(image);
-        let mut numbers = Some(numbers);
-        let mut chunks = Vec::new().into_iter();
-        let mut len = 0;
-        // Asked for the first chunk when all before the position is synced, and so completed.
-        let mut lazily = std::iter::from_fn(|| {
-            if let Some(image) = image.take() {
-                chunks = image().into_iter();
-                if let Some(numbers) = numbers.take() {
-                    // If it is not added, nothing else will be.
-                    let _told_to_the_next = journal.add(&numbers(), Space::Reserve, None);
-                }
-            }
-            chunks.next().inspect(|chunk: &Vec<u8>| len += chunk.len() as u64)
-        });
-        // A failure is told to whoever adds the next unit.
-        let _told_later = self.act(|journal, act| journal.checkpoint(position, &mut lazily, act));
-        self.checkpoint_len.store(len, Ordering::Relaxed);
-        self.checkpointing.store(false, Ordering::Release);
+        self.journal().map_or(0, |journal| journal.disk_bytes()) + self.checkpoints.archive_bytes()
     }
 
     pub(super) fn fault_of(&self, error: &JournalError) -> StorageFault {
@@ -260,7 +302,8 @@ impl Store {
             return StorageFault::FULL;
         }
         let mut fault = self.fault.lock();
-        StorageFault::new(fault.get_or_insert_with(|| Box::leak(error.to_string().into_boxed_str())))
+        let fault = StorageFault::new(fault.get_or_insert_with(|| Box::leak(error.to_string().into_boxed_str())));
+        if matches!(error, JournalError::Indeterminate(_)) { fault.unsure() } else { fault }
     }
 }
 
@@ -271,19 +314,16 @@ fn complete(done: Done, outcome: Result<(), JournalError>, completed: &mut Vec<A
     }
 }
 
-/// Syncs what was written every so often, for as long as the store lives.
-fn sync_every(interval: Duration, store: &Arc<Store>) -> std::io::Result<()> {
-    let store = Arc::downgrade(store);
-    let sync = move || {
-        loop {
-            thread::park_timeout(interval.max(INTERVAL_MIN));
-            let Some(store) = store.upgrade() else { return };
-            if store.act(|journal, act| journal.sync_all(act)).is_err() {
-                return;
-            }
-        }
-    };
-    thread::Builder::new().name("eventflow-sync".into()).spawn(sync).map(drop)
+impl Drop for Store {
+    fn drop(&mut self) {
+        // It ends now.
+        self.committer.wake();
+    }
+}
+
+/// The unit was dealt with: it is in the journal, or is known not to be.
+fn is_there(outcome: Result<(), JournalError>) -> bool {
+    matches!(outcome, Ok(()) | Err(JournalError::NoSpace))
 }
 
 fn rejected(reason: String) -> OpenError {

@@ -6,11 +6,12 @@ use std::time::Duration;
 use crate::delivery::filter::Filter;
 use crate::delivery::ledger::{Counts, Ledger, LedgerEvent, Rules};
 use crate::engine::local::dead_letter::Cemetery;
-use crate::engine::local::receive::Held;
+use crate::engine::local::effect::{Creation, FollowUp};
+use crate::engine::local::receive::{Held, Shelf};
 use crate::engine::local::store::Added;
 use crate::engine::local::topic::TopicCore;
 use crate::engine::timer::Alarm;
-use crate::error::RecvError;
+use crate::error::{RecvError, StorageFault};
 use crate::few::Few;
 use crate::log::Segment;
 use crate::message::MessageRef;
@@ -43,10 +44,13 @@ pub(crate) struct SubscriptionCore<E> {
     buries: AtomicBool,
     expire_after: AtomicU64,
     deleted: AtomicBool,
+    pub(super) creation: Creation,
     /// The earliest alarm that is set.
     scheduled: AtomicU64,
     /// The ledger's low water, as of its last change.
     low: AtomicU64,
+    /// What a hand-out settled, and nobody got: see [`Shelf`].
+    pub(super) shelf: Shelf<E>,
 }
 
 /// Under the subscription's lock.
@@ -91,6 +95,16 @@ pub(super) struct After {
     timeout: Option<Tick>,
     /// On disk: where the journal has what was settled.
     pub(super) recorded: Option<Added>,
+    /// On disk: where it has what came back.
+    returned: Option<Added>,
+}
+
+/// Where the journal has what came of a change, if anything did that it is to know.
+pub(super) struct Records {
+    /// What was settled.
+    pub(super) settled: Option<Added>,
+    /// What came back.
+    pub(super) returned: Option<Added>,
 }
 
 impl<E: Send + Sync + 'static> SubscriptionCore<E> {
@@ -121,12 +135,15 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         filter: Option<Filter>,
         filter_fn: Option<FilterFn<E>>,
         awaits_filter_fn: bool,
-        ledger: Ledger,
+        mut ledger: Ledger,
         expire_after: Option<Duration>,
         cemetery: Option<Cemetery<E>>,
     ) -> Arc<Self> {
         let (ordered, mode) = (ledger.rules().ordered, ledger.rules().mode);
         let start = ledger.low();
+        if topic.stored.is_some() {
+            ledger.keep_returns();
+        }
         let desk = Desk {
             ledger,
             closed: false,
@@ -149,8 +166,10 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
             cemetery: RwLock::new(cemetery),
             expire_after: AtomicU64::new(expire_after.map_or(u64::MAX, nanos)),
             deleted: AtomicBool::new(false),
+            creation: Creation::done(),
             scheduled: AtomicU64::new(u64::MAX),
             low: AtomicU64::new(start.get()),
+            shelf: Shelf::new(),
         })
     }
 
@@ -164,6 +183,11 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
             });
         }
         self.topic.ended()
+    }
+
+    /// Waits until the subscription is as safe as was promised, which somebody else creates just now. With nothing locked.
+    pub(crate) fn wait_for_creation(&self) -> Result<(), StorageFault> {
+        self.topic.stored.as_ref().map_or(Ok(()), |stored| self.creation.wait(&stored.store))
     }
 
     pub(super) fn low(&self) -> Sequence {
@@ -210,29 +234,42 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
     }
 
     /// Changes the rules; what is outstanding keeps its deadline.
-    pub(crate) fn update(
-        self: &Arc<Self>,
-        rules: Rules,
-        cemetery: Option<Option<Cemetery<E>>>,
-        expire_after: Option<Option<Duration>>,
-    ) {
-        if let Some(cemetery) = cemetery {
+    pub(crate) fn update(self: &Arc<Self>, change: SubscriptionChange<E>) -> Result<(), StorageFault> {
+        let Some(stored) = &self.topic.stored else {
+            self.apply_update(change)();
+            return Ok(());
+        };
+        let unit = self.record_of_update(&change);
+        let this = self.clone();
+        stored.store.put_applied(&unit, move || this.apply_update(change))
+    }
+
+    /// All that others see of an update, at once. The rest is to follow with nothing locked.
+    fn apply_update(self: &Arc<Self>, change: SubscriptionChange<E>) -> FollowUp {
+        let SubscriptionChange { rules, cemetery, expire_after } = change;
+        let old = cemetery.map(|cemetery| {
             self.buries.store(cemetery.is_some(), Ordering::Relaxed);
-            // The old one may be the last hold on a deleted topic, with its closures: it goes outside the lock.
-            let old = std::mem::replace(&mut *self.cemetery.write(), cemetery);
-            drop(old);
-        }
-        self.change(|ledger| ledger.set_rules(rules));
+            std::mem::replace(&mut *self.cemetery.write(), cemetery)
+        });
+        let after = self.change_unrecorded(|ledger| ledger.set_rules(rules));
         if let Some(expire_after) = expire_after {
             self.expire_after.store(expire_after.map_or(u64::MAX, nanos), Ordering::Relaxed);
-            self.topic.note_expire_after();
-            self.change(|ledger| ledger.set_expiries(|sequence| self.expiry_of(sequence)));
-            self.expire_unseen(self.topic.broker.now());
-            self.topic.arm();
         }
-        self.run_timeouts();
-        // What was parked may have somewhere to go now.
-        self.change(Ledger::retry_parked);
+        let this = self.clone();
+        Box::new(move || {
+            // It may be the last hold on a deleted topic, with its closures.
+            drop(old);
+            after.into_iter().for_each(|after| this.follow_up(after));
+            if expire_after.is_some() {
+                this.topic.note_expire_after();
+                this.change(|ledger| ledger.set_expiries(|sequence| this.expiry_of(sequence)));
+                this.expire_unseen(this.topic.broker.now());
+                this.topic.arm();
+            }
+            this.run_timeouts();
+            // What was parked may have somewhere to go now.
+            this.change(Ledger::retry_parked);
+        })
     }
 
     /// When the message leaves this subscription unsettled: by its own life, or by the subscription's.
@@ -253,6 +290,14 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         self: &Arc<Self>,
         act: impl FnOnce(&mut Ledger) -> T,
     ) -> Option<(T, Option<Added>)> {
+        self.change_telling(act).map(|(done, records)| (done, records.settled))
+    }
+
+    /// [`change`](Self::change); on disk also says where the journal has what came of it.
+    pub(super) fn change_telling<T>(
+        self: &Arc<Self>,
+        act: impl FnOnce(&mut Ledger) -> T,
+    ) -> Option<(T, Records)> {
         let (done, after) = {
             let mut desk = self.desk.lock();
             if desk.closed {
@@ -261,9 +306,9 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
             let done = act(&mut desk.ledger);
             (done, self.collect(&mut desk, None))
         };
-        let recorded = after.recorded;
+        let records = Records { settled: after.recorded, returned: after.returned };
         self.follow_up(after);
-        Some((done, recorded))
+        Some((done, records))
     }
 
     /// The same for one message of a run that was acked where nobody watches, of this segment: what [`collect`](Self::collect) and [`follow_up`](Self::follow_up) come to then.
@@ -299,8 +344,22 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         self.topic.broker.note_settled();
     }
 
+    /// A change of which the journal knows already. What follows is for the caller to see to. None: the subscription was deleted.
+    pub(super) fn change_unrecorded(&self, act: impl FnOnce(&mut Ledger)) -> Option<After> {
+        let mut desk = self.desk.lock();
+        if desk.closed {
+            return None;
+        }
+        act(&mut desk.ledger);
+        Some(self.collect_what(&mut desk, None, false))
+    }
+
     /// What follows from what was just done to the ledger. Under the subscription's lock.
     pub(super) fn collect(&self, desk: &mut Desk<E>, segment: Option<&Segment<E>>) -> After {
+        self.collect_what(desk, segment, true)
+    }
+
+    fn collect_what(&self, desk: &mut Desk<E>, segment: Option<&Segment<E>>, is_to_be_recorded: bool) -> After {
         // The tail first: if it shows a message of the next segment, this one's end is seen to be final.
         let tail = self.topic.log.tail();
         let ledger = &mut desk.ledger;
@@ -308,9 +367,10 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         ledger.forget_before(self.topic.log.floor());
         let news = ledger.take_news();
         let recorded = match &self.topic.stored {
-            Some(stored) if !news.is_empty() => Some(self.record_settled(stored, ledger, news.as_slice())),
+            Some(stored) if is_to_be_recorded && !news.is_empty() => Some(self.record_settled(stored, ledger, news.as_slice())),
             _ => None,
         };
+        let returned = self.topic.stored.as_ref().and_then(|stored| self.record_returns(stored, ledger));
         let segment_done = segment
             .filter(|_| !news.is_empty())
             .map(|segment| ledger.settled().all_settled(segment.first(), segment.end().min(tail)));
@@ -328,6 +388,7 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
             segment_done,
             deliverable: receivers_wait && ledger.has_deliverable(tail),
             recorded,
+            returned,
             timeout: ledger.poll_timeout().filter(|_| receivers_wait || self.cares_about_time()),
         }
     }
@@ -340,7 +401,8 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         if !after.events.is_empty() {
             self.bury_all(after.events);
         }
-        if let (Some(stored), Some(Ok(position))) = (&self.topic.stored, after.recorded)
+        let unit = [after.recorded, after.returned].into_iter().flatten().filter_map(Result::ok).max();
+        if let (Some(stored), Some(position)) = (&self.topic.stored, unit)
             && stored.store.write_later(position)
         {
             self.topic.broker.checkpoint_in_time();
@@ -398,10 +460,23 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         while self.change(|ledger| ledger.handle_timeout(now, TIMEOUT_BUDGET)) == Some(true) {}
     }
 
-    pub(crate) fn set_paused(self: &Arc<Self>, paused: bool) {
-        self.change(|ledger| ledger.set_paused(paused));
-        if !paused {
-            self.topic.receivers.wake_all_of(self.id);
+    pub(crate) fn set_paused(self: &Arc<Self>, paused: bool) -> Result<(), StorageFault> {
+        let this = self.clone();
+        let apply = move || -> FollowUp {
+            let after = this.change_unrecorded(|ledger| ledger.set_paused(paused));
+            Box::new(move || {
+                after.into_iter().for_each(|after| this.follow_up(after));
+                if !paused {
+                    this.topic.receivers.wake_all_of(this.id);
+                }
+            })
+        };
+        match &self.topic.stored {
+            Some(stored) => stored.store.put_applied(&self.record_of_pause(paused), apply),
+            None => {
+                apply()();
+                Ok(())
+            }
         }
     }
 
@@ -472,6 +547,13 @@ pub(super) fn unsettled_runs(ledger: &Ledger, tail: Sequence) -> Vec<(Sequence, 
         at = to;
     }
     runs
+}
+
+/// What an update changes.
+pub(crate) struct SubscriptionChange<E> {
+    pub(crate) rules: Rules,
+    pub(crate) cemetery: Option<Option<Cemetery<E>>>,
+    pub(crate) expire_after: Option<Option<Duration>>,
 }
 
 /// What there is to see of a subscription.

@@ -8,6 +8,8 @@ use std::time::Duration;
 use crate::contain::drop_contained;
 use crate::delivery::dedup::Dedup;
 use crate::engine::local::broker::{AnyTopic, BrokerCore, Phase, Totals};
+use crate::engine::local::effect::{Creation, Effect, FollowUp};
+use crate::engine::local::imaging::ImageWriter;
 use crate::engine::local::occupancy::Occupancy;
 use crate::engine::local::replay::Snapshot;
 use crate::engine::local::staging::{Staging, Stored};
@@ -15,6 +17,7 @@ use crate::engine::local::subscription::{SubscriptionCore, unsettled_runs};
 use crate::engine::timer::Alarm;
 use crate::engine::waiters::WaitingRoom;
 use crate::error::{CodecError, PublishErrorKind, RecvError, StorageFault};
+use crate::journal::{Position, Space};
 use crate::log::{ResidentLog, Segment, Writer};
 use crate::message::MessageId;
 use crate::name::Name;
@@ -93,6 +96,7 @@ pub(crate) struct TopicCore<E> {
     /// Publishers that wait for space.
     pub(crate) space: WaitingRoom,
     deleted: AtomicBool,
+    pub(super) creation: Creation,
     /// Whether occupancy is counted. Set before the first message is counted, so that whoever settles that one sees it.
     pub(super) limited: AtomicBool,
     /// Counts how often there came to be room, for publishers that wait for it.
@@ -113,6 +117,8 @@ pub(super) struct TopicState<E> {
     pub(super) writer: Writer<E>,
     /// On disk only.
     pub(super) staging: Staging,
+    /// On disk: the unit of an update that is under way.
+    pub(super) updated_by: Option<Position>,
     pub(super) last_published: Tick,
     pub(super) dedup: Dedup,
     pub(super) occupancy: Option<Occupancy>,
@@ -204,6 +210,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             dedup: Dedup::new(config.dedup),
             occupancy: None,
             staging: Staging::new(writer.next()),
+            updated_by: None,
             writer,
             epoch: 0,
             sweep_from: Sequence::FIRST,
@@ -232,6 +239,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             receivers: WaitingRoom::new(),
             space: WaitingRoom::new(),
             deleted: AtomicBool::new(false),
+            creation: Creation::done(),
             limited: AtomicBool::new(false),
             freed: AtomicU64::new(0),
             timed: AtomicBool::new(false),
@@ -345,33 +353,66 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
 
     pub(crate) fn update(self: &Arc<Self>, change: impl Fn(&mut TopicConfig)) -> Result<(), StorageFault> {
         let now = self.broker.now();
-        if let Some(stored) = &self.stored {
-            let mut config = self.config();
-            change(&mut config);
-            stored.store.put(&self.record_of_update(config))?;
-        }
-        {
+        let Some(stored) = &self.stored else {
             let mut state = self.state.lock();
-            let before = state.config;
-            let mut config = before;
+            let mut config = state.config;
             change(&mut config);
-            state.config = config;
-            state.writer.set_limits(config.retention.messages_max, config.retention.bytes_max);
-            if config.dedup != before.dedup {
-                state.dedup.set_window(config.dedup, now);
+            self.set_config(&mut state, config, now);
+            drop(state);
+            self.follow_up_update();
+            return Ok(());
+        };
+        let position = loop {
+            let mut state = self.state.lock();
+            if let Some(earlier) = state.updated_by {
+                drop(state);
+                // It counts, or came to nothing: then this one is decided.
+                let _known_then = stored.store.commit(earlier);
+                continue;
             }
-            match &mut state.occupancy {
-                Some(occupancy) => occupancy.set_limits(config.capacity),
-                None if config.capacity.is_limited() => self.start_counting(&mut state),
-                None => {}
-            }
+            let mut config = state.config;
+            change(&mut config);
+            let this = self.clone();
+            let effect = Effect::of(move |is_safe| -> FollowUp {
+                let mut state = this.state.lock();
+                state.updated_by = None;
+                if is_safe {
+                    this.set_config(&mut state, config, now);
+                }
+                drop(state);
+                Box::new(move || this.follow_up_update())
+            });
+            let added = stored.store.add(&self.record_of_update(config, now), Space::Ordinary, Some(effect))?;
+            state.updated_by = Some(added);
+            break added;
+        };
+        stored.store.commit(position).map_err(|error| stored.store.fault_of(&error))
+    }
+
+    fn set_config(&self, state: &mut TopicState<E>, config: TopicConfig, now: Tick) {
+        let before = std::mem::replace(&mut state.config, config);
+        state.writer.set_limits(config.retention.messages_max, config.retention.bytes_max);
+        if config.dedup != before.dedup {
+            state.dedup.set_window(config.dedup, now);
         }
+        match &mut state.occupancy {
+            Some(occupancy) => occupancy.set_limits(config.capacity),
+            None if config.capacity.is_limited() => self.start_counting(state),
+            None => {}
+        }
+    }
+
+    fn follow_up_update(self: &Arc<Self>) {
         self.count_all();
         self.state.lock().sweep_from = Sequence::FIRST;
         self.space.wake_everyone();
         self.sweep();
         self.arm();
-        Ok(())
+    }
+
+    /// Waits until the topic is as safe as was promised, which somebody else creates just now. With nothing locked.
+    pub(crate) fn wait_for_creation(&self) -> Result<(), StorageFault> {
+        self.stored.as_ref().map_or(Ok(()), |stored| self.creation.wait(&stored.store))
     }
 
     /// Counts what subscriptions had not settled when the counting began. Each is counted once, under its own lock: what it settles before is not in,
@@ -537,8 +578,8 @@ impl<E: Send + Sync + 'static> AnyTopic for TopicCore<E> {
         self.log.incarnation()
     }
 
-    fn write_image(&self, out: &mut dyn FnMut(Vec<u8>)) {
-        self.write_records(out);
+    fn write_image(&self, image: &mut ImageWriter<'_>) {
+        self.write_records(image);
     }
 
     fn tear_down(&self) {
@@ -563,8 +604,11 @@ impl<E: Send + Sync + 'static> AnyTopic for TopicCore<E> {
         segments.into_iter().for_each(drop_contained);
     }
 
-    fn forget_book(self: Arc<Self>, book: u64) {
-        self.remove_book(book);
-        self.sweep();
+    fn forget_book(self: Arc<Self>, book: u64) -> FollowUp {
+        let removed = self.take_book(book);
+        Box::new(move || {
+            self.follow_up_removal(removed);
+            self.sweep();
+        })
     }
 }

@@ -29,6 +29,8 @@ pub(crate) struct TransactionCore {
     rare: Option<Box<Rare>>,
     /// A commit failed for lack of space: then giving up spends no attempt.
     spared: bool,
+    /// On disk: its unit, which decides whether it is committed, is under way.
+    staged: Option<Position>,
 }
 
 #[derive(Default)]
@@ -47,11 +49,35 @@ enum Verdict {
     Failed(CommitReason),
     /// Another topic is full now.
     Elsewhere(usize),
+    /// On disk: the disk is to answer first.
+    OnDisk(Awaited),
+}
+
+/// What a commit waits for.
+enum Awaited {
+    /// What it repeats; then it is to be tried again.
+    Repeated(Position),
+    /// Its own unit.
+    Staged(Position),
+}
+
+impl Awaited {
+    fn position(&self) -> Position {
+        let (Awaited::Repeated(position) | Awaited::Staged(position)) = *self;
+        position
+    }
 }
 
 impl TransactionCore {
     pub(crate) fn new(broker: Arc<BrokerCore>) -> Self {
-        TransactionCore { broker, inputs: Few::new(), outputs: Few::new(), rare: None, spared: false }
+        TransactionCore {
+            broker,
+            inputs: Few::new(),
+            outputs: Few::new(),
+            rare: None,
+            spared: false,
+            staged: None,
+        }
     }
 
     fn strangers(&self) -> &[Box<dyn Input>] {
@@ -146,6 +172,7 @@ impl TransactionCore {
             Verdict::Done => return Ok(()),
             Verdict::Failed(reason) => return Err(reason),
             Verdict::Elsewhere(lacking) => lacking,
+            Verdict::OnDisk(_) => unreachable!("it has waited for the disk"),
         };
         if !waits {
             return Err(CommitReason::Full);
@@ -156,7 +183,8 @@ impl TransactionCore {
         loop {
             let space = self.outputs.as_slice()[lacking].space();
             let verdict = space.room().wait(COMMITS, || {
-                self.look(&*space, lacking, until, line.is_manual()).unwrap_or_else(|| Look::Nothing {
+                let looked = self.look(&*space, lacking, until, line.is_manual(), Self::try_all);
+                looked.unwrap_or_else(|| Look::Nothing {
                     until: until.and_then(|until| line.instant_of(until)),
                 })
             });
@@ -164,6 +192,7 @@ impl TransactionCore {
                 Verdict::Done => return Ok(()),
                 Verdict::Failed(reason) => return Err(reason),
                 Verdict::Elsewhere(other) => lacking = other,
+                Verdict::OnDisk(_) => unreachable!("it has waited for the disk"),
             }
         }
     }
@@ -175,12 +204,14 @@ impl TransactionCore {
         lacking: usize,
         until: Option<Tick>,
         by_timer: bool,
+        attempt: impl FnOnce(&mut Self) -> Verdict,
     ) -> Option<Look<Verdict>> {
         if until.is_some_and(|until| self.broker.now() >= until) {
             return Some(Look::GaveUp(Verdict::Failed(CommitReason::Full)));
         }
-        match self.try_all() {
-            Verdict::Done => Some(Look::Found(Verdict::Done)),
+        match attempt(self) {
+            // On disk it has taken its space, too.
+            done @ (Verdict::Done | Verdict::OnDisk(Awaited::Staged(_))) => Some(Look::Found(done)),
             Verdict::Elsewhere(same) if same == lacking => {
                 space.watch_leases();
                 if let Some(until) = until
@@ -197,6 +228,23 @@ impl TransactionCore {
 
     /// Tries until it is done, or fails, or a topic is full and says to wait.
     fn try_all(&mut self) -> Verdict {
+        loop {
+            let awaited = match self.begin() {
+                Verdict::OnDisk(awaited) => awaited,
+                verdict => return verdict,
+            };
+            let outcome = match &self.broker.store {
+                Some(store) => store.commit(awaited.position()),
+                None => Ok(()),
+            };
+            if let Some(verdict) = self.land(&awaited, outcome) {
+                return verdict;
+            }
+        }
+    }
+
+    /// [`try_all`](Self::try_all) as far as it goes without waiting for the disk.
+    fn begin(&mut self) -> Verdict {
         if let Some(reason) = self.rare.as_ref().and_then(|rare| rare.doomed.as_ref()) {
             return Verdict::Failed(reason.clone());
         }
@@ -211,14 +259,11 @@ impl TransactionCore {
                 Attempt::Done => break,
                 Attempt::Refused(reason) => return Verdict::Failed(reason),
                 Attempt::Lacks(n, lack) => (n, lack),
-                Attempt::UnderWay(position) => {
-                    if let Some(store) = &self.broker.store {
-                        // Whether it succeeds or not, it is known then.
-                        let _known_then = store.commit(position);
-                    }
-                    continue;
+                Attempt::UnderWay(position) => return Verdict::OnDisk(Awaited::Repeated(position)),
+                Attempt::Staged(position) => {
+                    self.staged = Some(position);
+                    return Verdict::OnDisk(Awaited::Staged(position));
                 }
-                Attempt::Staged(position) => return self.commit_staged(position),
             };
             let space = self.outputs.as_slice()[n].space();
             match lack {
@@ -238,7 +283,6 @@ impl TransactionCore {
                     self.spared = true;
                     return Verdict::Elsewhere(n);
                 }
-                Append::LookAgain => {}
                 Append::Refused(_) | Append::Done => {
                     self.spared = true;
                     return Verdict::Failed(CommitReason::Full);
@@ -251,13 +295,20 @@ impl TransactionCore {
         Verdict::Done
     }
 
-    /// On disk: waits until the unit is safe, or came to nothing.
-    fn commit_staged(&mut self, position: Position) -> Verdict {
+    /// What it came to, once the disk has answered. None: now is known what stood against it, and it is to be tried again.
+    fn land(&mut self, awaited: &Awaited, outcome: Result<(), JournalError>) -> Option<Verdict> {
+        match awaited {
+            // Whether that has come about or not.
+            Awaited::Repeated(_) => None,
+            Awaited::Staged(_) => Some(self.end_staged(outcome)),
+        }
+    }
+
+    fn end_staged(&mut self, outcome: Result<(), JournalError>) -> Verdict {
+        self.staged = None;
         let Some(store) = self.broker.store.clone() else { return Verdict::Done };
-        let committed = store.commit(position);
-        let inputs = self.inputs.as_mut_slice();
-        inputs.iter_mut().for_each(|input| input.finish(committed.is_ok()));
-        let Err(error) = committed else {
+        let Err(error) = outcome else {
+            self.inputs.as_mut_slice().iter_mut().for_each(|input| input.let_go());
             self.outputs.as_mut_slice().iter_mut().for_each(|output| output.follow_up());
             self.broker.checkpoint_in_time();
             return Verdict::Done;
@@ -296,8 +347,17 @@ impl TransactionCore {
         receipts.collect()
     }
 
-    /// Publishes nothing, and gives back what is leased.
+    /// Publishes nothing, and gives back what is leased; unless it is on its way to the disk, which then decides.
     pub(crate) fn roll_back(&mut self) {
+        if let (Some(position), Some(store)) = (self.staged.take(), self.broker.store.clone()) {
+            let mut left = std::mem::replace(self, TransactionCore::new(self.broker.clone()));
+            store.leave_to(position, move |outcome| {
+                if let Verdict::Failed(_) = left.end_staged(outcome) {
+                    left.roll_back();
+                }
+            });
+            return;
+        }
         let strangers = self.rare.as_mut().map_or(&mut [][..], |rare| &mut rare.strangers);
         for input in self.inputs.as_mut_slice().iter_mut().chain(strangers) {
             input.give_back(self.spared);
@@ -307,17 +367,21 @@ impl TransactionCore {
 
 #[cfg(feature = "async")]
 mod asynchronous {
+    use std::pin::Pin;
     use std::sync::Arc;
-    use std::task::{Context, Poll};
+    use std::task::{Context, Poll, ready};
 
-    use super::{COMMITS, CommitReason, Look, Space, Tick, TransactionCore, Verdict};
+    use super::{Awaited, COMMITS, CommitReason, Look, Space, Tick, TransactionCore, Verdict};
     use crate::engine::local::broker::WaitingCommit;
+    use crate::engine::local::committer::{NoWaiting, Pending, Safety};
     use crate::engine::waiters::Waiter;
 
     /// A commit's place among those that wait for a topic's space.
     #[derive(Default)]
     pub(crate) struct CommitSeat {
         place: Option<Place>,
+        /// On disk.
+        flight: Option<(Awaited, Pending)>,
     }
 
     struct Place {
@@ -341,12 +405,23 @@ mod asynchronous {
             seat: &mut CommitSeat,
             context: &mut Context<'_>,
         ) -> Poll<Result<(), CommitReason>> {
+            let _polling = self.broker.store.as_ref().map(|_| NoWaiting::begin());
             loop {
+                if let Some((_, pending)) = &mut seat.flight {
+                    let outcome = ready!(Pin::new(pending).poll(context));
+                    let landed =
+                        seat.flight.take().and_then(|(awaited, _)| self.land(&awaited, outcome));
+                    match landed {
+                        None => {}
+                        Some(Verdict::Failed(reason)) => return Poll::Ready(Err(reason)),
+                        Some(_) => return Poll::Ready(Ok(())),
+                    }
+                }
                 let verdict = match &mut seat.place {
-                    None => self.try_all(),
+                    None => self.begin(),
                     Some(Place { space, lacking, until, waiter, .. }) => {
                         let polled = space.room().poll(COMMITS, waiter, context, || {
-                            self.look(&**space, *lacking, *until, true)
+                            self.look(&**space, *lacking, *until, true, Self::begin)
                                 .unwrap_or(Look::Nothing { until: None })
                         });
                         match polled {
@@ -358,6 +433,11 @@ mod asynchronous {
                 match verdict {
                     Verdict::Done => return Poll::Ready(Ok(())),
                     Verdict::Failed(reason) => return Poll::Ready(Err(reason)),
+                    Verdict::OnDisk(awaited) => {
+                        let Some(store) = &self.broker.store else { return Poll::Ready(Ok(())) };
+                        let pending = store.make_safe_later(awaited.position(), Safety::Promised);
+                        seat.flight = Some((awaited, pending));
+                    }
                     Verdict::Elsewhere(lacking) => {
                         let until = match &seat.place {
                             Some(place) => place.until,

@@ -10,6 +10,7 @@ use super::{ArchiveError, Extent, Folder, failed};
 use crate::journal::disk::Access;
 use crate::journal::error::Damage;
 use crate::journal::layout::remove_if_there;
+use crate::sequence::Sequence;
 
 #[derive(Debug)]
 pub(super) struct Found {
@@ -17,9 +18,17 @@ pub(super) struct Found {
     pub(super) damages: Vec<Damage>,
     /// After all numbers that were found.
     pub(super) number_next: u64,
+    /// Those before the extent, which a checkpoint before may name.
+    pub(super) before: Vec<Entry>,
+    pub(super) garbage: Garbage,
+}
+
+/// What a crash left behind an extent.
+#[derive(Debug, Default)]
+pub(super) struct Garbage {
     needless: Vec<String>,
-    /// Whether the last file is longer than what counts of it.
-    cut: bool,
+    /// The last file, if it is longer than what counts of it, and how much does.
+    cut: Option<(String, u64)>,
 }
 
 /// A file of the extent, and how long it is on the disk.
@@ -29,8 +38,13 @@ struct Sized {
 }
 
 pub(super) fn survey(folder: &Folder, extent: Extent) -> Result<Found, ArchiveError> {
-    let mut found =
-        Found { files: Vec::new(), damages: Vec::new(), number_next: 0, needless: Vec::new(), cut: false };
+    let mut found = Found {
+        files: Vec::new(),
+        damages: Vec::new(),
+        number_next: 0,
+        before: Vec::new(),
+        garbage: Garbage::default(),
+    };
     let names = match folder.disk.list(&folder.dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound && !is_there(folder)? => Vec::new(),
         names => names.map_err(failed("list", folder.name()))?,
@@ -42,7 +56,7 @@ pub(super) fn survey(folder: &Folder, extent: Extent) -> Result<Found, ArchiveEr
                 found.number_next = found.number_next.max(number.last.saturating_add(1));
                 numbers.push(number);
             }
-            None if name == ASIDE => found.needless.push(name),
+            None if name == ASIDE => found.garbage.needless.push(name),
             None => {}
         }
     }
@@ -51,14 +65,24 @@ pub(super) fn survey(folder: &Folder, extent: Extent) -> Result<Found, ArchiveEr
     let mut files: Vec<Sized> = Vec::new();
     for number in numbers {
         let end = files.last().map_or(0, |file| file.header.numbers.last.saturating_add(1));
-        if number.last < end.max(extent.first) || number.first >= extent.end {
-            found.needless.push(number.name());
+        if number.last < end || number.first >= extent.end {
+            found.garbage.needless.push(number.name());
+        } else if number.last < extent.first {
+            found.before.push(before(folder, number)?);
         } else if let Some(file) = found.open(folder, number, end, extent)? {
             files.push(file);
         }
     }
     found.weigh(folder, &files, extent);
     Ok(found)
+}
+
+/// A file that only goes: of its content nothing is known.
+fn before(folder: &Folder, numbers: FileNumbers) -> Result<Entry, ArchiveError> {
+    let name = numbers.name();
+    let file = folder.disk.open(&folder.path(&name), Access::Read).map_err(failed("open", &name))?;
+    let size = file.len().map_err(failed("measure", &name))?;
+    Ok(Entry::new(FileHeader::new(folder.topic, numbers, Sequence::FIRST, 0), size))
 }
 
 /// Whether there is a folder, by another call: an error is not to pass for a topic without files.
@@ -121,7 +145,9 @@ impl Found {
                 let gone = damage(folder, header.numbers, *size..len, "the file was cut", sequence..last);
                 self.damages.push(gone);
             }
-            self.cut = end == extent.end && *size > len;
+            if end == extent.end && *size > len {
+                self.garbage.cut = Some((header.numbers.name(), len));
+            }
             self.files.push(Entry::new(*header, len));
         }
         if end < extent.end {
@@ -133,16 +159,16 @@ impl Found {
     fn missing(&mut self, folder: &Folder, numbers: FileNumbers, sequences: Range<u64>) {
         self.damages.push(damage(folder, numbers, 0..0, "missing, or of no use", sequences));
     }
+}
 
-    /// Takes away what is not in the extent.
-    pub(super) fn clean(&self, folder: &Folder, extent: Extent) -> Result<(), ArchiveError> {
+impl Garbage {
+    pub(super) fn clean(&self, folder: &Folder) -> Result<(), ArchiveError> {
         for name in &self.needless {
             remove_if_there(&*folder.disk, &folder.path(name)).map_err(failed("remove", name))?;
         }
-        if let Some(last) = self.files.last().filter(|_| self.cut) {
-            let name = last.header.numbers.name();
-            let file = folder.disk.open(&folder.path(&name), Access::Write).map_err(failed("open", &name))?;
-            file.set_len(extent.len.max(last.len)).map_err(failed("cut", &name))?;
+        if let Some((name, len)) = &self.cut {
+            let file = folder.disk.open(&folder.path(name), Access::Write).map_err(failed("open", name))?;
+            file.set_len(*len).map_err(failed("cut", name))?;
         }
         Ok(())
     }

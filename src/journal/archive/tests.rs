@@ -30,7 +30,10 @@ fn home() -> SimDisk {
 }
 
 fn open(disk: &SimDisk, extent: Extent) -> (Archive, Vec<Damage>) {
-    Archive::open(Arc::new(disk.clone()), Path::new(HOME), TOPIC_NUMBER, extent, SMALL).unwrap()
+    let opened = Archive::open(Arc::new(disk.clone()), Path::new(HOME), TOPIC_NUMBER, extent, SMALL);
+    let (mut archive, damages) = opened.unwrap();
+    archive.clean().unwrap();
+    (archive, damages)
 }
 
 fn open_whole(disk: &SimDisk, extent: Extent) -> Archive {
@@ -189,7 +192,7 @@ fn use_stays_within_twice_what_lives_and_two_files() {
         lives.extend(batch);
         // Most die soon, some late, few never.
         lives.retain(|live| live % 97 == 0 || live + 60 + (live % 13) * 40 > round * 50);
-        archive.compact(&older, u64::MAX, &mut |sequence| lives.contains(&sequence.get())).unwrap();
+        archive.compact(&older, u64::MAX, &|sequence: Sequence| lives.contains(&sequence.get())).unwrap();
         older = newer;
         let found = read(&archive, 1);
         assert!(lives.iter().all(|live| found.contains(live)), "round {round}");
@@ -213,7 +216,7 @@ fn small_files_of_many_restarts_are_put_together() {
     }
     assert_eq!(files(&disk), 19);
     let mut archive = open_whole(&disk, extent);
-    archive.compact(&extent, u64::MAX, &mut |_| true).unwrap();
+    archive.compact(&extent, u64::MAX, &|_: Sequence| true).unwrap();
     assert!(files(&disk) < 5, "{} files", files(&disk));
     assert_eq!(read(&archive, 1), (1..20).collect::<Vec<_>>());
     assert_eq!(read(&open_whole(&disk, extent), 1), (1..20).collect::<Vec<_>>());
@@ -226,7 +229,7 @@ fn a_reader_under_way_is_told_when_its_files_are_gone_and_reads_what_took_their_
     let extent = fill(&mut archive, 1..200);
     let mut reader = archive.read_from(Sequence::FIRST);
     assert!(reader.next().is_some_and(|found| found.is_ok()));
-    archive.compact(&extent, u64::MAX, &mut |sequence| sequence.get() % 10 == 0).unwrap();
+    archive.compact(&extent, u64::MAX, &|sequence: Sequence| sequence.get() % 10 == 0).unwrap();
     let mut found = Vec::new();
     let mut moved = 0;
     while let Some(next) = reader.next() {
@@ -265,10 +268,10 @@ fn a_compaction_in_which_a_call_fails_loses_nothing_and_stands_in_nobodys_way() 
                 let dead = firsts[from]..firsts[to];
                 move |sequence: Sequence| !dead.contains(&sequence.get()) || sequence.get().is_multiple_of(10)
             };
-            let _ = archive.compact(&extent, u64::MAX, &mut few(1, 3));
+            let _ = archive.compact(&extent, u64::MAX, &few(1, 3));
             // It goes on where it stopped, then begins again.
-            let _ = archive.compact(&extent, u64::MAX, &mut few(2, 4));
-            let _ = archive.compact(&extent, u64::MAX, &mut few(2, 4));
+            let _ = archive.compact(&extent, u64::MAX, &few(2, 4));
+            let _ = archive.compact(&extent, u64::MAX, &few(2, 4));
             let seen = archive.read_from(Sequence::FIRST).filter(|found| found.is_err()).count();
             assert!(seen == 0 || faulty.fired() == 1, "call {at}");
             let found = read(&open_whole(&disk, extent), 1);
@@ -298,7 +301,7 @@ fn a_reader_reads_what_was_put_under_the_same_name() {
     let lives = |sequence: u64| sequence < first || sequence >= end || sequence == end - 1;
     let readers = [1, first, end - 1].map(|from| archive.read_from(Sequence::new(from)));
     let before = files(&disk);
-    assert!(archive.compact(&extent, u64::MAX, &mut |sequence| lives(sequence.get())).unwrap() > 0);
+    assert!(archive.compact(&extent, u64::MAX, &|sequence: Sequence| lives(sequence.get())).unwrap().freed > 0);
     assert_eq!(files(&disk), before);
     for (reader, from) in readers.into_iter().zip([1, first, end - 1]) {
         let found: Vec<u64> = reader.map(|found| found.unwrap().0.get()).collect();

@@ -187,6 +187,20 @@ fn read_extras(flags: u8, content: &mut u64, reader: &mut Reader<'_>) -> Result<
     Ok(extras)
 }
 
+/// A message in its topic's own files: when it was published, and as [`encode_message`] writes it. Appends the first; the second is to follow.
+pub(crate) fn write_archived(out: &mut Vec<u8>, at: Tick) {
+    Writer(out).tick(at);
+}
+
+/// What [`write_archived`] and [`encode_message`] wrote.
+pub(crate) fn read_archived(bytes: &[u8]) -> Result<(Tick, Envelope<'_>, Option<Box<Extras>>), Malformed> {
+    let mut reader = Reader::new(bytes);
+    let at = reader.tick()?;
+    let (envelope, extras) = read_message(&mut reader)?;
+    reader.finish()?;
+    Ok((at, envelope, extras))
+}
+
 /// Passes over a message without keeping anything of it.
 fn skip_message(reader: &mut Reader<'_>) -> Result<(), Malformed> {
     read_message(reader).map(drop)

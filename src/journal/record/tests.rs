@@ -95,6 +95,10 @@ fn records_of_topics_are_these_bytes() {
     let dedup = Part { bytes: &[9, 8], more: true };
     let image = Record::TopicImage { topic: 1, next: seq(5), oldest: seq(3), last_published: at(4), dedup };
     check(&image, "13 070000 01 05 03 04 01 0908");
+    let extent = Extent { first: 2, end: 4, len: 128, next: seq(5) };
+    check(&Record::Archived { topic: 1, extent }, "14 060000 01 02 04 8001 05");
+    let backwards = [0x14, 5, 0, 0, 1, 4, 2, 7, 5];
+    assert!(records(&backwards).any(|record| record.is_err()), "it ends before it begins");
 }
 
 #[test]
@@ -324,7 +328,7 @@ fn a_kind_that_may_be_passed_over_is_and_any_other_ends_the_reading() {
     bytes.extend_from_slice(&[0xC5, 3, 0, 0, 1, 2, 3]);
     bytes.extend_from_slice(&encoded(&clock));
     assert_eq!(records(&bytes).collect::<Vec<_>>(), [Ok(clock.clone()), Ok(clock.clone())]);
-    for kind in [0x00, 0x03, 0x0F, 0x14, 0x28, 0x35, 0x7F] {
+    for kind in [0x00, 0x03, 0x0F, 0x15, 0x28, 0x35, 0x7F] {
         let offset = bytes.len();
         let unknown = [&bytes[..], &[kind, 3, 0, 0, 1, 2, 3], &bytes[..]].concat();
         let expected = [Ok(clock.clone()), Ok(clock.clone()), Err(RecordError::Unknown { kind, offset })];

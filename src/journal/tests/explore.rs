@@ -175,71 +175,90 @@ impl Scenario for Workload {
     }
 }
 
-fn workloads() -> Vec<(&'static str, Workload)> {
-    use Step::{Checkpoint, Close, Commit, Reserve, Spare, Sync, Write};
-    let always = small();
-    let os = JournalOptions { durability: Durability::Os, ..small() };
-    vec![
-        (
-            "commits",
-            Workload {
-                options: always,
-                steps: &[Commit(1, 10), Commit(3, 10), Write(10), Commit(1, 700), Close],
-            },
-        ),
-        (
-            "segments",
-            Workload {
-                options: always,
-                steps: &[
-                    Spare,
-                    Commit(1, 5000),
-                    Commit(1, 3000),
-                    Checkpoint,
-                    Commit(2, 3000),
-                    Checkpoint,
-                    Commit(1, 3500),
-                    Commit(1, 10),
-                ],
-            },
-        ),
-        (
-            "written",
-            Workload {
-                options: os,
-                steps: &[
-                    Commit(1, 10),
-                    Commit(1, 5000),
-                    Sync,
-                    Commit(1, 3000),
-                    Reserve(10),
-                    Checkpoint,
-                    Commit(1, 600),
-                    Close,
-                ],
-            },
-        ),
-    ]
+/// Commits in one segment.
+fn commits() -> Workload {
+    use Step::{Close, Commit, Write};
+    Workload { options: small(), steps: &[Commit(1, 10), Commit(3, 10), Write(10), Commit(1, 700), Close] }
 }
 
-#[test]
-fn a_crash_anywhere_and_one_in_the_recovery_loses_nothing() {
-    for (name, workload) in workloads() {
-        for tear in [Tear::Never, Tear::Mixes] {
-            let bounds = Bounds { tear, cuts: 12, recoveries: 1, cuts_again: 2, seed: 1 };
-            let report =
-                crashes(&workload, &bounds).unwrap_or_else(|wrong| panic!("{name}, {tear:?}: {wrong:?}"));
-            println!("{name}, {tear:?}: {report}");
-        }
+/// Segments that fill, are let go of, and are used again.
+fn segments() -> Workload {
+    use Step::{Checkpoint, Commit, Spare};
+    Workload {
+        options: small(),
+        steps: &[
+            Spare,
+            Commit(1, 5000),
+            Commit(1, 3000),
+            Checkpoint,
+            Commit(2, 3000),
+            Checkpoint,
+            Commit(1, 3500),
+            Commit(1, 10),
+        ],
+    }
+}
+
+/// Commits that are synced later.
+fn written() -> Workload {
+    use Step::{Checkpoint, Close, Commit, Reserve, Sync};
+    Workload {
+        options: JournalOptions { durability: Durability::Os, ..small() },
+        steps: &[
+            Commit(1, 10),
+            Commit(1, 5000),
+            Sync,
+            Commit(1, 3000),
+            Reserve(10),
+            Checkpoint,
+            Commit(1, 600),
+            Close,
+        ],
+    }
+}
+
+fn crashes_lose_nothing(workload: &Workload) {
+    let seed = setting("EVENTFLOW_DISK_SEED", 1);
+    let cuts = setting("EVENTFLOW_DISK_CUTS", 8) as usize;
+    let recoveries = setting("EVENTFLOW_DISK_RECOVERIES", 1) as usize;
+    let cuts_again = setting("EVENTFLOW_DISK_CUTS_AGAIN", 1) as usize;
+    for tear in [Tear::Never, Tear::Mixes] {
+        let bounds = Bounds { tear, cuts, recoveries, cuts_again, seed };
+        let report =
+            crashes(workload, &bounds).unwrap_or_else(|wrong| panic!("{tear:?}, seed {seed}: {wrong:?}"));
+        println!("figures: {report}");
     }
 }
 
 #[test]
-fn a_failure_of_any_call_loses_nothing() {
-    // The first does nothing that the others do not.
-    for (name, workload) in workloads().into_iter().skip(1) {
-        let bounds = Bounds { recoveries: 2, cuts_again: 1, ..Bounds::quick(2) };
-        let report = failures(&workload, &bounds).unwrap_or_else(|wrong| panic!("{name}: {wrong:?}"));
-        println!("{name}: {report}");
-    }
+fn a_crash_anywhere_loses_nothing_of_commits() {
+    crashes_lose_nothing(&commits());
+}
+
+#[test]
+fn a_crash_anywhere_loses_nothing_in_segments_that_come_and_go() {
+    crashes_lose_nothing(&segments());
+}
+
+#[test]
+fn a_crash_anywhere_loses_nothing_that_was_synced_later() {
+    crashes_lose_nothing(&written());
+}
+
+fn failures_lose_nothing(workload: &Workload) {
+    let seed = setting("EVENTFLOW_DISK_SEED", 2);
+    let recoveries = setting("EVENTFLOW_DISK_RECOVERIES", 1) as usize;
+    let bounds = Bounds { recoveries, cuts_again: 1, ..Bounds::quick(seed) };
+    let report = failures(workload, &bounds).unwrap_or_else(|wrong| panic!("seed {seed}: {wrong:?}"));
+    println!("figures: {report}");
+}
+
+#[test]
+fn a_failure_of_any_call_loses_nothing_in_segments_that_come_and_go() {
+    failures_lose_nothing(&segments());
+}
+
+#[test]
+fn a_failure_of_any_call_loses_nothing_that_was_synced_later() {
+    failures_lose_nothing(&written());
 }

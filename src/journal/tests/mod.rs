@@ -22,7 +22,7 @@ pub(super) const DIR: &str = "journal";
 
 /// Segments as small as they may be.
 pub(super) fn small() -> JournalOptions {
-    JournalOptions { segment_len: 16 << 10, ..JournalOptions::new(Durability::Always) }
+    JournalOptions { segment_len: 16 << 10, segments_per_checkpoint: 1, ..JournalOptions::new(Durability::Always) }
 }
 
 /// What was replayed.
@@ -51,6 +51,7 @@ impl Found {
                 self.positions.push(position.0);
                 self.list.push(bytes.to_vec());
             }
+            Replayed::Imaged => {}
             Replayed::Lost { from, to } => {
                 assert!(from < to, "nothing is not lost");
                 self.lost.push((from.0, to.0));
@@ -115,6 +116,11 @@ impl Open {
         let mut chunks = list.iter().map(|entry| entry.as_bytes().to_vec());
         self.journal.checkpoint(self.journal.end(), &mut chunks, &mut ignore)
     }
+}
+
+/// A number that the environment may set.
+pub(super) fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
 /// Entries that differ in length and content.

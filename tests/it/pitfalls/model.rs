@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use eventflow::{
-    Broker, DeadLetter, Delivery, DeliveryMode, ManualClock, Message, Retention, RetryPolicy, Seek,
-    SettleError, Subscription, Topic, TryRecvError,
+    DeadLetter, Delivery, DeliveryMode, ManualClock, Message, Retention, RetryPolicy, Seek, SettleError,
+    Subscription, Topic, TryRecvError,
 };
 use proptest::prelude::*;
 
-use crate::support::manual;
+use crate::support::{Broker, manual};
 
 /// Milliseconds, of the clock and of all options.
 const DEADLINE: u64 = 10_000;

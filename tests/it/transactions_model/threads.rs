@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use eventflow::{Broker, Capacity, Delivery, DeliveryMode, Subscription, Topic, Transaction, TryRecvError};
+use eventflow::{Capacity, Delivery, DeliveryMode, Subscription, Topic, Transaction, TryRecvError};
 
-use crate::support::{Numbers, PATIENCE, send, within};
+use crate::support::{Broker, Numbers, PATIENCE, send, within};
 
 const TOPICS: usize = 3;
 const WRITERS: u64 = 3;

@@ -74,7 +74,8 @@ pub(super) fn audit(disk: &SimDisk, now: u64, reversed: bool) -> Result<Found, S
     drain(&broker, &clock, reversed)
 }
 
-fn drain(broker: &Broker, clock: &ManualClock, reversed: bool) -> Result<Found, String> {
+/// Takes out all there is.
+pub(super) fn drain(broker: &Broker, clock: &ManualClock, reversed: bool) -> Result<Found, String> {
     let mut names = broker.topics();
     if reversed {
         names.reverse();

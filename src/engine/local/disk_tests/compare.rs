@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::audit::{Found, FoundSubscription};
 use super::eventflow::DeliveryMode;
-use super::history::{Fate, History, Seen, Settled};
+use super::history::{Fate, History, Seen, Settled, Together};
 
 /// The topic of dead letters.
 pub(super) const DEAD: &str = "dead";
@@ -23,6 +23,7 @@ impl History {
             let found_one = &topic.subscriptions[&book.name];
             self.compare_book(number, found_one, &letters(found), &mut undone)?;
         }
+        self.compare_together()?;
         self.compare_acks(&undone)?;
         self.compare_kept(found)?;
         self.acks.clear();
@@ -231,6 +232,31 @@ impl History {
             }
         }
         book.lost_at_most = lost;
+        Ok(())
+    }
+
+    /// P5, P16: what was under way with a transaction is there, and its acks are, or none of both.
+    fn compare_together(&mut self) -> Result<(), String> {
+        for Together { messages, acks } in std::mem::take(&mut self.together) {
+            let fates = messages.iter().map(|&message| self.messages[message].fate);
+            let fates: Vec<Fate> = fates.filter(|fate| *fate != Fate::Unsure).collect();
+            for (number, message) in acks {
+                let book = &self.subscriptions[number];
+                let standing = book.standings.get(&message).copied().unwrap_or_default();
+                // Out of attempts it may be settled by itself.
+                if book.fate != Fate::Sure || book.after().is_some() || book.mode == DeliveryMode::AtMostOnce
+                {
+                    continue;
+                }
+                let is_acked = standing.settled == Settled::Yes;
+                if let Some(fate) = fates.iter().find(|fate| (**fate == Fate::Sure) != is_acked) {
+                    return Err(format!(
+                        "P16: of one transaction, {messages:?} is {fate:?}, and message {message} on {} is acked: {is_acked}",
+                        book.name
+                    ));
+                }
+            }
+        }
         Ok(())
     }
 

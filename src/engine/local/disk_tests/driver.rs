@@ -1,6 +1,7 @@
 //! One process: a broker on a disk, what a program holds of it, and a history of what it does, chosen by a seed.
 
 mod publishing;
+mod transacting;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -162,7 +163,7 @@ impl<'a> Process<'a> {
 
     pub(super) fn step(&mut self) -> Done {
         self.history.step += 1;
-        match self.random.below(100) {
+        match self.random.below(110) {
             0..5 => self.create_topic(),
             5..12 => self.create_subscription(),
             12..32 => self.publish(),
@@ -175,6 +176,8 @@ impl<'a> Process<'a> {
             92..94 => self.update_some(),
             94..95 => self.delete_subscription(),
             95..96 => self.delete_topic(),
+            96..102 => self.transact(),
+            102..104 => self.seek_some(),
             _ => {
                 self.advance();
                 Ok(())

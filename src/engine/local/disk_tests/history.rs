@@ -125,6 +125,16 @@ pub(super) struct History {
     pub(super) subscriptions: Vec<Subscription>,
     /// Of at-least-once subscriptions, in order, since the last opening.
     pub(super) acks: Vec<(usize, usize)>,
+    /// Transactions of which nobody knows whether they are there.
+    pub(super) together: Vec<Together>,
+}
+
+/// All of it, or nothing.
+#[derive(Clone, Debug)]
+pub(super) struct Together {
+    pub(super) messages: Vec<usize>,
+    /// Subscription and message.
+    pub(super) acks: Vec<(usize, usize)>,
 }
 
 impl Answer {
@@ -176,11 +186,17 @@ impl History {
 
     /// Before it is asked for.
     pub(super) fn publish(&mut self, topic: usize, contents: &[(Content, u64)]) -> Vec<usize> {
+        let contents: Vec<_> = contents.iter().map(|content| (topic, content.clone())).collect();
+        self.publish_together(&contents)
+    }
+
+    /// To these topics.
+    pub(super) fn publish_together(&mut self, contents: &[(usize, (Content, u64))]) -> Vec<usize> {
         self.step += 1;
         let first = self.messages.len();
-        for (content, delay) in contents {
+        for (topic, (content, delay)) in contents {
             self.messages.push(Message {
-                topic,
+                topic: *topic,
                 born: self.step,
                 fate: Fate::Unsure,
                 batch: self.step,
@@ -322,6 +338,41 @@ impl History {
         };
         if mode == DeliveryMode::AtLeastOnce && answer == Answer::Yes {
             self.acks.push((subscription, message));
+        }
+    }
+
+    /// In a transaction: as safe as what that published.
+    pub(super) fn committed(&mut self, subscription: usize, message: usize) {
+        let standing = self.subscriptions[subscription].standing(message);
+        (standing.held, standing.settled) = (false, Settled::Yes);
+    }
+
+    /// In a transaction of which nobody knows; what it held is given back.
+    pub(super) fn may_have_acked(&mut self, subscription: usize, message: usize) {
+        let standing = self.subscriptions[subscription].standing(message);
+        (standing.held, standing.settled) = (false, Settled::Maybe);
+    }
+
+    /// A new generation: all that is kept is unsettled again, or all there is is settled.
+    pub(super) fn sought(&mut self, subscription: usize, to_end: bool, answer: Answer) {
+        self.acks.retain(|(of, _)| *of != subscription);
+        let known: Vec<usize> = (0..self.messages.len()).collect();
+        let book = &mut self.subscriptions[subscription];
+        let before: Vec<bool> = known.iter().map(|&message| book.takes(&self.messages[message])).collect();
+        book.earliest |= !to_end;
+        for message in known {
+            let Standing { settled, spent, .. } = *book.standing(message);
+            let was_settled = settled != Settled::No || !before[message];
+            let after = match (to_end, answer) {
+                (true, Answer::Yes) => Settled::Yes,
+                (false, Answer::Yes) => Settled::No,
+                (false, _) if !was_settled => Settled::No,
+                (true, _) if was_settled => settled,
+                _ => Settled::Maybe,
+            };
+            let most = if answer == Answer::Yes { 0 } else { spent.1 };
+            *book.standing(message) =
+                Standing { settled: after, spent: (0, most), held: false, dead: Fate::Gone };
         }
     }
 

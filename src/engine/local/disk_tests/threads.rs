@@ -156,5 +156,5 @@ fn threads_lose_nothing_when_the_process_or_the_machine_ends() {
         }
         messages += account.lock().len();
     }
-    println!("{crashes} crashes, {messages} messages");
+    println!("figures: {crashes} crashes, {messages} messages");
 }

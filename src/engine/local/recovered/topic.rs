@@ -8,6 +8,7 @@ use bytes::Bytes;
 use crate::delivery::dedup::{Admission, Dedup};
 use crate::delivery::settled::Settled;
 use crate::engine::local::recovered::{Place, StoredBook, StoredSnapshot};
+use crate::journal::archive::Extent;
 use crate::journal::record::{BookOptions, Envelope, Messages, TopicOptions};
 use crate::message::{Extras, IdempotencyId};
 use crate::name::Name;
@@ -43,8 +44,8 @@ pub(crate) struct StoredTopic {
     ids_from: Sequence,
     /// What is before it was let go.
     pub(super) oldest: Sequence,
-    /// With so many messages it is time to look which of them nobody needs.
-    prune_at: usize,
+    /// What the image says to be in its own files.
+    pub(super) archived: Option<Extent>,
 }
 
 #[derive(Clone)]
@@ -67,10 +68,7 @@ impl std::fmt::Debug for StoredMessage {
 }
 
 /// How far from what is needed, or from the topic's end, a message may lie that a live topic still has though nobody needs it: at most a segment of its log.
-pub(super) const MARGIN: u64 = if cfg!(test) { 2 } else { 256 };
-
-/// So many messages more than were needed the last time, and as many again, are looked through at once.
-pub(super) const PRUNE_STEP: usize = if cfg!(test) { 4 } else { 4_096 };
+const MARGIN: u64 = if cfg!(test) { 2 } else { 256 };
 
 impl StoredTopic {
     pub(super) fn new(number: u64, next: Sequence, name: Name, options: &TopicOptions<'_>) -> Self {
@@ -92,7 +90,7 @@ impl StoredTopic {
             window_is_due: true,
             ids_from: next,
             oldest: next,
-            prune_at: PRUNE_STEP,
+            archived: None,
         };
         topic.set_options(options);
         topic
@@ -111,7 +109,7 @@ impl StoredTopic {
 
     /// What is known of idempotency ids, as bytes.
     pub(super) fn dedup_image(&self) -> Vec<u8> {
-        self.dedup.image()
+        self.dedup.image(self.next)
     }
 
     /// Takes out what is known of idempotency ids, with the window set.
@@ -121,7 +119,20 @@ impl StoredTopic {
         dedup
     }
 
-    pub(super) fn set_options(&mut self, options: &TopicOptions<'_>) {
+    /// Other options, `at` that moment, unless what is known may be from later.
+    pub(super) fn update(&mut self, options: &TopicOptions<'_>, at: Option<Tick>) {
+        if at.is_some() && options.retention.keep != Keep::UntilAcked {
+            // What was let go of does not come back by being kept longer.
+            self.prune(MARGIN);
+        }
+        self.set_options(options);
+        if let Some(at) = at {
+            self.dedup.set_window(self.window, at);
+            self.window_is_due = false;
+        }
+    }
+
+    fn set_options(&mut self, options: &TopicOptions<'_>) {
         let TopicOptions { retention, capacity, dedup, codec, has_fingerprint, has_weigh } = *options;
         self.retention = retention;
         self.capacity = capacity;
@@ -160,14 +171,7 @@ impl StoredTopic {
             {
                 self.remember(id, envelope.content, sequence, at);
             }
-            if sequence >= self.oldest
-                && let Entry::Vacant(vacant) = self.messages.entry(sequence)
-            {
-                let Envelope { weight, content, origin, payload } = envelope;
-                // A copy of its own: a few messages that stay are not to keep a whole unit.
-                let payload = Bytes::copy_from_slice(payload);
-                vacant.insert(StoredMessage { at, weight, content, extras, origin, payload });
-            }
+            self.keep(sequence, at, envelope, extras);
             sequence = sequence.next();
         }
         if !in_image {
@@ -175,6 +179,24 @@ impl StoredTopic {
         }
         self.next = self.next.max(sequence);
         self.last_published = self.last_published.max(at);
+    }
+
+    /// Keeps a message, unless it was let go of, or is there.
+    pub(super) fn keep(
+        &mut self,
+        sequence: Sequence,
+        at: Tick,
+        envelope: Envelope<'_>,
+        extras: Option<Box<Extras>>,
+    ) {
+        if sequence >= self.oldest
+            && let Entry::Vacant(vacant) = self.messages.entry(sequence)
+        {
+            let Envelope { weight, content, origin, payload } = envelope;
+            // A copy of its own: a few messages that stay are not to keep a whole unit.
+            let payload = Bytes::copy_from_slice(payload);
+            vacant.insert(StoredMessage { at, weight, content, extras, origin, payload });
+        }
     }
 
     fn remember(&mut self, id: &IdempotencyId, content: u64, sequence: Sequence, at: Tick) {
@@ -252,12 +274,8 @@ impl StoredTopic {
         Ok(())
     }
 
-    pub(super) fn has_grown(&self) -> bool {
-        self.messages.len() >= self.prune_at
-    }
-
     /// Drops what no book and no snapshot needs, if that is all the topic keeps; but for so many on either side of each that is needed, and at the end.
-    pub(super) fn prune(&mut self, margin: u64) {
+    fn prune(&mut self, margin: u64) {
         if self.retention.keep == Keep::UntilAcked {
             let needed = self.needed();
             let mut needed = needed.iter().copied().chain([self.next]).peekable();
@@ -272,7 +290,6 @@ impl StoredTopic {
                     || margin > 0 && [before, needed.peek().copied()].into_iter().flatten().any(is_near)
             });
         }
-        self.prune_at = self.messages.len() * 2 + PRUNE_STEP;
     }
 
     /// Those of its messages that some book or snapshot has not settled, in order.

@@ -47,7 +47,8 @@ impl Owner {
         disk.create_dir(home).map_err(|error| error.to_string())?;
         disk.sync_dir(Path::new("/")).map_err(|error| error.to_string())?;
         let opened = Archive::open(disk, home, TOPIC_NUMBER, extent, FRAMES_AT + 400);
-        let (archive, damages) = opened.map_err(|error| error.to_string())?;
+        let (mut archive, damages) = opened.map_err(|error| error.to_string())?;
+        archive.clean().map_err(|error| error.to_string())?;
         if damages.is_empty() { Ok(archive) } else { Err(format!("{damages:?}")) }
     }
 
@@ -108,7 +109,7 @@ impl Owner {
             Mistake::CompactsTooMuch => Extent { end: history.older.end + 1, ..history.older },
             _ => history.older,
         };
-        archive.compact(&kept, u64::MAX, &mut |sequence| !dead.contains(&sequence.get())).map(drop)
+        archive.compact(&kept, u64::MAX, &|sequence: Sequence| !dead.contains(&sequence.get())).map(drop)
     }
 }
 

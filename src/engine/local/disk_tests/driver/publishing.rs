@@ -8,7 +8,7 @@ use super::super::history::{self, Answer, Content, Fate};
 use super::{DELAY, Done, Process, WINDOW};
 
 impl Process<'_> {
-    fn draw_message(&mut self) -> (Content, u64) {
+    pub(super) fn draw_message(&mut self) -> (Content, u64) {
         let len = match self.random.below(10) {
             0 => 2_000 + self.random.below(4_000),
             1..4 => 300 + self.random.below(600),
@@ -25,7 +25,7 @@ impl Process<'_> {
         (content, delay.as_nanos() as u64)
     }
 
-    fn message(&self, number: usize) -> Message<String> {
+    pub(super) fn message(&self, number: usize) -> Message<String> {
         let history::Message { content, published, due, .. } = &self.history.messages[number];
         let mut message = Message::new(event(number, content.len));
         if let Some(attribute) = &content.attribute {
@@ -69,7 +69,7 @@ impl Process<'_> {
         }
     }
 
-    fn accepts(&self, receipt: &Receipt, number: usize) -> Done {
+    pub(super) fn accepts(&self, receipt: &Receipt, number: usize) -> Done {
         if receipt.deduplicated {
             return Err(format!("P14: message {number} is taken for another, {}", receipt.id));
         }

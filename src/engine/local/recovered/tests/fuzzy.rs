@@ -21,28 +21,28 @@ fn image_from(states: &[Recovered], cut: usize, times: &mut impl Iterator<Item =
     };
     let numbers = &states[some_time(cut)];
     let head = unit().put(&Record::Clock { now: numbers.now }).numbers(numbers.next_topic, numbers.next_book);
-    let mut image = head.0;
-    let mut chunks = Chunks { chunk: Vec::new(), out: &mut |chunk| image.extend(chunk) };
+    let mut archives = Archives::of_nothing();
+    let mut image = ImageWriter::new(&mut archives);
+    image.records(&head.0);
     // Every topic that has ever been, if it was there when it was looked at.
     for number in 0..states.last().map_or(0, |state| state.next_topic) {
         let found = |at: usize| states[at].topics().find(|topic| topic.number == number);
         let (taken, sent) = (some_time(cut), some_time(cut));
         let (Some(head), Some(messages)) = (found(taken), found(sent)) else { continue };
-        head.write_head(&mut chunks);
+        head.write_head(&mut image);
         let seen = some_time(cut);
         let snapshots = found(seen).into_iter().flat_map(|topic| topic.snapshots.values());
-        snapshots.for_each(|snapshot| snapshot.write(number, &mut chunks));
+        snapshots.for_each(|snapshot| snapshot.write(number, &mut image));
         for book in 0..states.last().map_or(0, |state| state.next_book) {
             // Not before the snapshots.
             let book = found(some_time(seen)).and_then(|topic| topic.books.get(&book));
             if let Some(book) = book {
-                book.write(number, &mut chunks);
+                book.write(number, &mut image);
             }
         }
-        messages.write_messages(&mut chunks);
+        messages.write_messages(&mut image);
     }
-    chunks.end();
-    (image, last)
+    (image.finish().expect("nothing fails").concat(), last)
 }
 
 fn agrees_with_the_model(ops: &[Op]) -> TestCaseResult {

@@ -1,0 +1,82 @@
+//! When a checkpoint is written, and what into it.
+
+use std::io;
+
+use crate::engine::local::archiving::Archives;
+use crate::engine::local::imaging::ImageWriter;
+use crate::engine::local::store::Store;
+use crate::journal::Space;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicU64, Ordering};
+
+/// What a store knows of its checkpoints.
+pub(super) struct Checkpoints {
+    /// How long the last one was.
+    len: AtomicU64,
+    /// None: somebody writes one, and has them.
+    archives: Mutex<Option<Archives>>,
+    /// What they take, as of the last one.
+    archive_bytes: AtomicU64,
+}
+
+impl Checkpoints {
+    pub(super) fn new(archives: Archives) -> Self {
+        Checkpoints {
+            len: AtomicU64::new(0),
+            archive_bytes: AtomicU64::new(archives.disk_bytes()),
+            archives: Mutex::new(Some(archives)),
+        }
+    }
+
+    /// What the topics' own files take.
+    pub(super) fn archive_bytes(&self) -> u64 {
+        self.archive_bytes.load(Ordering::Relaxed)
+    }
+}
+
+impl Store {
+    /// Writes a checkpoint if it is time, and nobody else does. As much is written between two as an image holds, so that images cost no more than what they are of.
+    ///
+    /// `numbers` is a unit that says so when the image is complete: what is replayed after it, nothing of the image has seen.
+    pub(super) fn checkpoint_in_time(
+        &self,
+        image: impl FnOnce(&mut ImageWriter<'_>),
+        numbers: impl FnOnce() -> Vec<u8>,
+    ) {
+        let Ok(journal) = self.journal() else { return };
+        let written = journal.since_checkpoint();
+        if !journal.wants_checkpoint() || written < self.checkpoints.len.load(Ordering::Relaxed) {
+            return;
+        }
+        let Some(mut archives) = self.checkpoints.archives.lock().take() else { return };
+        let position = journal.end();
+        let mut what = Some((image, numbers));
+        let mut chunks = Vec::new().into_iter();
+        let mut len = 0;
+        // Asked for the first chunk when all before the position is synced, and so completed.
+        let mut lazily = std::iter::from_fn(|| {
+            if let Some((image, numbers)) = what.take() {
+                let mut writer = ImageWriter::new(&mut archives);
+                image(&mut writer);
+                chunks = match writer.finish() {
+                    Ok(chunks) => chunks.into_iter(),
+                    Err(error) => return Some(Err::<_, io::Error>(error)),
+                };
+                // If it is not added, nothing else will be.
+                let _told_to_the_next = journal.add(&numbers(), Space::Reserve, None);
+            }
+            chunks.next().map(|chunk: Vec<u8>| {
+                len += chunk.len() as u64;
+                Ok(chunk)
+            })
+        });
+        // A failure is told to whoever adds the next unit.
+        let done = self.act(|journal, act| journal.try_checkpoint(position, &mut lazily, act));
+        if done.is_ok() {
+            archives.checkpointed();
+        }
+        self.checkpoints.archive_bytes.store(archives.disk_bytes(), Ordering::Relaxed);
+        self.checkpoints.len.store(len, Ordering::Relaxed);
+        *self.checkpoints.archives.lock() = Some(archives);
+    }
+}

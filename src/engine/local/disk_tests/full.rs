@@ -1,0 +1,108 @@
+//! A broker whose disk is full: what takes space is refused, what frees it is taken, and then there is space again.
+
+use std::sync::Arc;
+
+use super::audit::event;
+use super::eventflow::{Broker, DeliveryMode, ManualClock, OpenError, PublishError, Subscription, Topic};
+use super::open;
+use crate::journal::disk::sim::{Full, SimDisk};
+
+const CAPACITY: u64 = 200 << 10;
+const LEN: usize = 2_000;
+
+struct Desk {
+    _broker: Broker,
+    topic: Topic<String>,
+    billing: Subscription<String>,
+}
+
+impl Desk {
+    fn open(disk: &SimDisk) -> Result<Desk, OpenError> {
+        let broker = open(Arc::new(disk.clone()), &ManualClock::new())?;
+        let topic = broker.topic::<String>("u0").open().expect("there is space for it");
+        let billing = topic.subscription("billing").delivery(DeliveryMode::ExactlyOnce).open();
+        Ok(Desk { billing: billing.expect("there is space for it"), topic, _broker: broker })
+    }
+
+    /// False: there is no space.
+    fn publish(&self, number: usize) -> bool {
+        match self.topic.publish(event(number, LEN)) {
+            Ok(_) => true,
+            Err(PublishError::Storage { .. }) => false,
+            Err(error) => panic!("{number}: {error:?}"),
+        }
+    }
+
+    /// Publishes until there is no space. The first that was refused.
+    fn fill(&self, first: usize) -> usize {
+        (first..first + CAPACITY as usize / LEN).find(|&number| !self.publish(number)).expect("it is full")
+    }
+
+    fn ack_all(&self) -> Vec<usize> {
+        let deliveries = std::iter::from_fn(|| self.billing.try_recv().ok());
+        let numbers = deliveries.map(|delivery| {
+            let number = delivery.split(':').next().and_then(|number| number.parse().ok());
+            delivery.ack().expect("an ack frees space");
+            number.expect("it begins with its number")
+        });
+        numbers.collect()
+    }
+}
+
+const WAYS: [Full; 2] = [Full::Refuses, Full::WritesShort];
+
+#[test]
+fn p02_a_full_disk_refuses_what_takes_space_and_recovers_when_there_is_some() {
+    for full in WAYS {
+        let disk = SimDisk::new();
+        let desk = Desk::open(&disk).expect("it is new");
+        disk.set_capacity(CAPACITY, full);
+        let end = desk.fill(0);
+        assert!((end + 1..end + 10).all(|number| !desk.publish(number)), "it stays full");
+        disk.set_capacity(u64::MAX, full);
+        assert!(desk.publish(end + 100), "there is space again");
+        let disk = disk.kill();
+        for _ in 0..2 {
+            let found = Desk::open(&disk.fork()).expect("there is space").ack_all();
+            assert_eq!(found, (0..end).chain([end + 100]).collect::<Vec<_>>(), "{full:?}");
+        }
+    }
+}
+
+#[test]
+fn p17_what_is_acked_makes_room_on_a_full_disk() {
+    for full in WAYS {
+        let disk = SimDisk::new();
+        let desk = Desk::open(&disk).expect("it is new");
+        disk.set_capacity(CAPACITY, full);
+        let mut next = 0;
+        for round in 0..5 {
+            let end = desk.fill(next);
+            assert!(end - next >= 20, "{full:?}, round {round}: {} fitted", end - next);
+            assert_eq!(desk.ack_all(), (next..end).collect::<Vec<_>>(), "{full:?}, round {round}");
+            next = end + 1;
+        }
+    }
+}
+
+#[test]
+fn p18_a_directory_on_a_full_disk_opens_or_says_why_and_loses_nothing() {
+    for full in WAYS {
+        let mut disk = SimDisk::new();
+        let desk = Desk::open(&disk).expect("it is new");
+        disk.set_capacity(CAPACITY, full);
+        let end = desk.fill(0);
+        drop(desk);
+        for _ in 0..3 {
+            disk = disk.kill();
+            disk.set_capacity(disk.used(), full);
+            match open(Arc::new(disk.clone()), &ManualClock::new()) {
+                Ok(broker) => drop(broker),
+                Err(OpenError::Io { reason, .. }) => assert!(reason.contains("space"), "{reason}"),
+                Err(error) => panic!("{error}"),
+            }
+        }
+        disk.set_capacity(u64::MAX, full);
+        assert_eq!(Desk::open(&disk.kill()).expect("there is space").ack_all(), (0..end).collect::<Vec<_>>());
+    }
+}
