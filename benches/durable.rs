@@ -488,16 +488,25 @@ fn fill(dir: &Path, messages: u64) {
     broker.shutdown(Duration::ZERO).expect("it is synced");
 }
 
-/// Every byte of what an opening needs: the newest checkpoint, and the segments.
+/// Every byte of what an opening needs: the newest checkpoint, what it says to be in topics' own files, and the segments.
 fn read(dir: &Path) -> (u64, u32) {
-    let names = fs::read_dir(dir).expect("it is there").map(|entry| entry.expect("an entry").file_name());
-    let mut names: Vec<String> = names.map(|name| name.to_string_lossy().into_owned()).collect();
-    names.sort();
-    let newest = names.iter().rfind(|name| name.starts_with("checkpoint-")).cloned();
+    let names = |dir: &Path| {
+        let entries = fs::read_dir(dir).expect("it is there").map(|entry| entry.expect("an entry").path());
+        let mut paths: Vec<PathBuf> = entries.collect();
+        paths.sort();
+        paths
+    };
+    let begins = |path: &Path, with: &str| {
+        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(with))
+    };
+    let all = names(dir);
+    let newest = all.iter().rfind(|path| begins(path, "checkpoint-")).cloned();
+    let own = all.iter().filter(|path| begins(path, "topic-")).flat_map(|folder| names(folder));
+    let stream = all.iter().filter(|path| begins(path, "segment-")).cloned();
     let mut buffer = vec![0; 256 << 10];
     let (mut bytes, mut checksum) = (0, 0);
-    for name in names.iter().filter(|name| name.starts_with("segment-") || Some(*name) == newest.as_ref()) {
-        let mut file = File::open(dir.join(name)).expect("it is there");
+    for path in newest.into_iter().chain(own).chain(stream) {
+        let mut file = File::open(path).expect("it is there");
         loop {
             let read = file.read(&mut buffer).expect("it is read");
             if read == 0 {

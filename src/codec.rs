@@ -135,106 +135,8 @@ impl fmt::Debug for Encoded {
     }
 }
 
-/// The codec of events that are bytes already: `raw`.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Raw;
-
-impl Codec<Bytes> for Raw {
-    fn name(&self) -> &str {
-        RAW
-    }
-
-    fn encode(&self, event: &Bytes, out: &mut Vec<u8>) -> Result<(), CodecError> {
-        out.extend_from_slice(event);
-        Ok(())
-    }
-
-    fn decode(&self, bytes: &[u8]) -> Result<Bytes, CodecError> {
-        Ok(Bytes::copy_from_slice(bytes))
-    }
-}
-
-impl Codec<Vec<u8>> for Raw {
-    fn name(&self) -> &str {
-        RAW
-    }
-
-    fn encode(&self, event: &Vec<u8>, out: &mut Vec<u8>) -> Result<(), CodecError> {
-        out.extend_from_slice(event);
-        Ok(())
-    }
-
-    fn decode(&self, bytes: &[u8]) -> Result<Vec<u8>, CodecError> {
-        Ok(bytes.to_vec())
-    }
-}
-
-/// For a topic that was made with [`Encoded`] events. One that was made with others keeps its own codec, whoever opens it as bytes: see [`AsMade`].
-impl Codec<Encoded> for Raw {
-    fn name(&self) -> &str {
-        RAW
-    }
-
-    fn encode(&self, event: &Encoded, out: &mut Vec<u8>) -> Result<(), CodecError> {
-        out.extend_from_slice(event);
-        Ok(())
-    }
-
-    fn decode(&self, bytes: &[u8]) -> Result<Encoded, CodecError> {
-        Ok(Encoded(Bytes::copy_from_slice(bytes)))
-    }
-}
-
-const RAW: &str = "raw";
-
-/// The codec of strings: `utf8`.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Utf8;
-
-impl Codec<String> for Utf8 {
-    fn name(&self) -> &str {
-        UTF8
-    }
-
-    fn encode(&self, event: &String, out: &mut Vec<u8>) -> Result<(), CodecError> {
-        out.extend_from_slice(event.as_bytes());
-        Ok(())
-    }
-
-    fn decode(&self, bytes: &[u8]) -> Result<String, CodecError> {
-        text_of(bytes).map(str::to_owned)
-    }
-}
-
-const UTF8: &str = "utf8";
-
-fn text_of(bytes: &[u8]) -> Result<&str, CodecError> {
-    std::str::from_utf8(bytes).map_err(|error| CodecError::new(format!("not UTF-8: {error}")))
-}
-
-/// What a codec of this name has made, as it is.
-#[derive(Clone, Debug)]
-pub(crate) struct AsMade {
-    pub(crate) by: String,
-}
-
-impl Codec<Encoded> for AsMade {
-    fn name(&self) -> &str {
-        &self.by
-    }
-
-    fn encode(&self, event: &Encoded, out: &mut Vec<u8>) -> Result<(), CodecError> {
-        if self.by == UTF8 {
-            text_of(event)?;
-        }
-        out.extend_from_slice(event);
-        Ok(())
-    }
-
-    fn decode(&self, bytes: &[u8]) -> Result<Encoded, CodecError> {
-        Ok(Encoded(Bytes::copy_from_slice(bytes)))
-    }
-}
+mod raw;
+pub(crate) use raw::{as_made, bytes_of, own_codec};
 
 #[cfg(feature = "json")]
 mod json;
@@ -244,29 +146,6 @@ pub use json::Json;
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn there_and_back<E>(codec: &impl Codec<E>, event: &E) -> Result<E, CodecError> {
-        let mut out = b"before".to_vec();
-        codec.encode(event, &mut out)?;
-        codec.decode(out.strip_prefix(b"before").expect("a codec appends"))
-    }
-
-    #[test]
-    fn raw_bytes_and_strings_come_back_as_they_went() {
-        let bytes = vec![0_u8, 255, 7];
-        assert_eq!(there_and_back::<Vec<u8>>(&Raw, &bytes).as_ref(), Ok(&bytes));
-        let shared = Bytes::from(bytes.clone());
-        assert_eq!(there_and_back(&Raw, &shared).as_ref(), Ok(&shared));
-        let encoded = Encoded::from(bytes);
-        assert_eq!(there_and_back(&Raw, &encoded).as_ref(), Ok(&encoded));
-        assert_eq!(there_and_back(&Utf8, &"grüezi".to_owned()), Ok("grüezi".to_owned()));
-    }
-
-    #[test]
-    fn bytes_that_are_no_utf8_are_no_string() {
-        let error = Utf8.decode(b"ab\xFF").expect_err("0xFF stands nowhere in UTF-8");
-        assert!(error.to_string().starts_with("not UTF-8") && error.to_string().contains('2'), "{error}");
-    }
 
     #[test]
     fn a_clone_of_an_encoded_event_shares_its_bytes() {

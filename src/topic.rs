@@ -1,6 +1,6 @@
 //! `Topic`: a named log of events, and the handle that publishes.
 
-use std::any::{Any, TypeId, type_name};
+use std::any::type_name;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{DefaultHasher, Hasher};
@@ -8,17 +8,15 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-
 use crate::broker::Broker;
-use crate::codec::{AsMade, Codec, Encoded, Raw, Utf8};
+use crate::codec::{Codec, as_made, bytes_of, own_codec};
 use crate::contain::drop_contained;
 use crate::engine::local::broker::{AnyTopic, Phase};
 use crate::engine::local::publish::{Parcel, Patience};
 use crate::engine::local::recovered::StoredTopic;
-use crate::engine::local::revival::decode;
+use crate::engine::local::revival::{Revivable, RevivingCodec};
 use crate::engine::local::staging::Stored;
-use crate::engine::local::topic::{AsBytes, Fingerprint, TopicConfig, TopicCore, TopicOptions, Weigh};
+use crate::engine::local::topic::{Fingerprint, TopicConfig, TopicCore, TopicOptions, Weigh};
 use crate::error::{CodecError, CreateError, PublishAllError, PublishError, PublishErrorKind, UpdateError};
 use crate::journal::record::CODEC_LEN_MAX;
 use crate::log::Stage;
@@ -440,21 +438,18 @@ impl<E: Send + Sync + 'static> TopicBuilder<E> {
         mut options: TopicOptions<E>,
     ) -> Result<Registered<E>, CreateError> {
         let core = &self.broker.presence.core;
-        let payloads = core.with_recovered(name, |stored| {
+        let stored = core.with_recovered(name, |stored| {
             self.take_as_bytes(stored, &mut options);
             self.compare_stored(stored, &options)?;
-            let id = |sequence| MessageId::new(stored.number, sequence);
-            let messages = stored.messages.iter();
-            let payloads: Vec<_> =
-                messages.map(|(&sequence, message)| (id(sequence), message.payload.clone())).collect();
-            Ok::<_, CreateError>(payloads)
+            Ok::<_, CreateError>(Revivable::from(stored))
         });
-        let (Some(payloads), Some(Stored { codec, .. })) = (payloads, &options.stored) else {
+        let (Some(stored), Some(Stored { codec, .. })) = (stored, &options.stored) else {
             return register(&self.broker, name, || options);
         };
-        let events = decode(codec.as_ref(), &payloads?)
+        let codec = RevivingCodec { codec: codec.clone(), is_raw: self.codec.is_none() };
+        let topic = TopicCore::of_stored(core, name, stored?, &codec, options)
             .map_err(|reason| CreateError::InvalidOption { option: "codec", reason })?;
-        match core.revive(name, |stored| TopicCore::revive(core, stored, options, events)) {
+        match core.revive(name, |stored| topic.revive(stored)) {
             Some(topic) => {
                 topic.resume();
                 Ok(Ok(topic))
@@ -490,11 +485,11 @@ impl<E: Send + Sync + 'static> TopicBuilder<E> {
     /// Events that are asked for as bytes are as the topic's own codec has made them, and need none of the closures that know what it makes them of.
     fn take_as_bytes(&self, stored: &StoredTopic, options: &mut TopicOptions<E>) {
         let (None, Some(by), Some(kept)) = (&self.codec, &stored.codec, &mut options.stored) else { return };
-        let Some(codec) = only_of::<E, Encoded>(Arc::new(AsMade { by: by.clone() })) else { return };
+        let Some(codec) = as_made(by) else { return };
         kept.codec = codec;
         options.codec = Some(by.clone());
         if stored.has_weigh && self.weigh.is_none() {
-            let bytes = raw_bytes::<E>();
+            let bytes = bytes_of::<E>();
             let len =
                 move |event: &E| bytes.and_then(|bytes| bytes(event)).map_or(0, |bytes| bytes.len() as u64);
             options.weigh = Weigh::User(Arc::new(len));
@@ -510,7 +505,7 @@ impl<E: Send + Sync + 'static> TopicBuilder<E> {
     /// How the events become bytes, where they have to.
     fn stored(&self) -> Result<Option<Stored<E>>, CreateError> {
         let Some(store) = &self.broker.presence.core.store else { return Ok(None) };
-        let codec = self.codec.clone().or_else(raw_codec).ok_or_else(|| self.without_codec())?;
+        let codec = self.codec.clone().or_else(own_codec).ok_or_else(|| self.without_codec())?;
         if codec.name().len() > CODEC_LEN_MAX {
             let reason = format!("a codec's name has at most {CODEC_LEN_MAX} bytes");
             return Err(CreateError::InvalidOption { option: "codec", reason });
@@ -547,7 +542,7 @@ impl<E: Send + Sync + 'static> TopicBuilder<E> {
             retention: self.retention.unwrap_or_default(),
             capacity: self.capacity.unwrap_or_default(),
             dedup: self.dedup.unwrap_or_default(),
-            weigh: self.weigh.clone().or_else(|| raw_bytes().map(Weigh::Raw)).unwrap_or(Weigh::Size),
+            weigh: self.weigh.clone().or_else(|| bytes_of().map(Weigh::Raw)).unwrap_or(Weigh::Size),
             fingerprint: self.fingerprint.clone().or(by_codec).or_else(raw_fingerprint),
             has_own_fingerprint: self.fingerprint.is_some(),
             codec: codec.or_else(|| self.codec.as_ref().map(|codec| codec.name().to_owned())),
@@ -617,19 +612,6 @@ fn register<E: Send + Sync + 'static>(
     Ok(Ok(topic))
 }
 
-/// Raw bytes and strings are what they are.
-fn raw_codec<E: 'static>() -> Option<Arc<dyn Codec<E>>> {
-    only_of::<E, Bytes>(Arc::new(Raw))
-        .or_else(|| only_of::<E, Vec<u8>>(Arc::new(Raw)))
-        .or_else(|| only_of::<E, String>(Arc::new(Utf8)))
-        .or_else(|| only_of::<E, Encoded>(Arc::new(Raw)))
-}
-
-/// None: `E` is not `T`.
-fn only_of<E: 'static, T: 'static>(codec: Arc<dyn Codec<T>>) -> Option<Arc<dyn Codec<E>>> {
-    (&codec as &dyn Any).downcast_ref::<Arc<dyn Codec<E>>>().cloned()
-}
-
 pub(crate) fn parse_name(name: &str) -> Result<Name, CreateError> {
     Name::parse(name).map_err(|reason| {
         let shown: String = name.chars().take(64).collect();
@@ -643,29 +625,8 @@ fn hash_of(bytes: &[u8]) -> u64 {
     hasher.finish()
 }
 
-/// Raw bytes and strings know their length and can be compared.
-fn raw_bytes<E: 'static>() -> Option<AsBytes<E>> {
-    fn look<E: 'static, T: 'static + AsRef<[u8]>>(event: &E) -> Option<&[u8]> {
-        (event as &dyn Any).downcast_ref::<T>().map(AsRef::as_ref)
-    }
-    let event = TypeId::of::<E>();
-    if event == TypeId::of::<Bytes>() {
-        Some(look::<E, Bytes>)
-    } else if event == TypeId::of::<Vec<u8>>() {
-        Some(look::<E, Vec<u8>>)
-    } else if event == TypeId::of::<String>() {
-        Some(look::<E, String>)
-    } else if event == TypeId::of::<Encoded>() {
-        Some(look::<E, Encoded>)
-    } else if event == TypeId::of::<&'static str>() {
-        Some(look::<E, &'static str>)
-    } else {
-        None
-    }
-}
-
 fn raw_fingerprint<E: Send + Sync + 'static>() -> Option<Fingerprint<E>> {
-    let bytes = raw_bytes::<E>()?;
+    let bytes = bytes_of::<E>()?;
     Some(Arc::new(move |event| Ok::<u64, CodecError>(bytes(event).map_or(0, hash_of))))
 }
 

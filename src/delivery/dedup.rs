@@ -115,6 +115,29 @@ impl Dedup {
         Ok(dedup)
     }
 
+    /// Of the ids of messages before `end`, forgets those that this window does not hold at `now`. The window stays as it is. O(n): it is rare.
+    pub(crate) fn forget_beyond(&mut self, window: DedupWindow, end: Sequence, now: Tick) {
+        let is_before = |id: &IdempotencyId| self.seen.get(id).is_some_and(|seen| seen.sequence < end);
+        let mut excess = self.order.iter().filter(|(_, id)| is_before(id)).count();
+        if !window.is_off() {
+            excess = excess.saturating_sub(window.ids_max);
+        }
+        let mut nth = 0;
+        let mut gone = Vec::new();
+        for (at, id) in &self.order {
+            if is_before(id) {
+                nth += 1;
+                if nth <= excess || *at + window.time <= now {
+                    gone.push(id.clone());
+                }
+            }
+        }
+        for id in &gone {
+            self.seen.remove(id);
+        }
+        self.order.retain(|(_, id)| self.seen.contains_key(id));
+    }
+
     fn forget_old(&mut self, now: Tick) {
         while let Some((at, _)) = self.order.front()
             && *at + self.window.time <= now

@@ -24,7 +24,7 @@ pub(crate) use self::compact::Mortality;
 use self::compact::Weighed;
 use self::file::{Entry, FRAMES_AT, FileHeader, FileNumbers, FrameWriter};
 pub(crate) use self::reader::{ReadError, Records};
-use super::disk::{Disk, DiskFile};
+use super::disk::{Access, Disk, DiskFile};
 use super::error::Damage;
 use super::frame::UNIT_LEN_MAX;
 use super::layout::{number_in, remove_if_there, write_all};
@@ -395,6 +395,14 @@ impl Archive {
     pub(crate) fn topics(disk: &dyn Disk, home: &Path) -> Result<Vec<u64>, ArchiveError> {
         let names = disk.list(home).map_err(failed("list", home.display().to_string()))?;
         Ok(names.iter().filter_map(|name| number_in(name, TOPIC)).collect())
+    }
+
+    /// How long a topic's files are, as far as can be seen. None of them is read.
+    pub(crate) fn len_on_disk(disk: &dyn Disk, home: &Path, topic: u64) -> u64 {
+        let dir = home.join(folder_name(topic));
+        let len = |name: &String| disk.open(&dir.join(name), Access::Read).and_then(|file| file.len());
+        let names = disk.list(&dir).unwrap_or_default();
+        names.iter().map(|name| len(name).unwrap_or(0)).sum()
     }
 }
 

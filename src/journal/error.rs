@@ -8,13 +8,13 @@ use std::sync::Arc;
 /// Bytes that are not what was written, below a point that is known to have been synced.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Damage {
-    /// The file's name in the journal's directory.
+    /// The file's name in the journal's directory; of one in a folder, with that.
     pub(crate) file: String,
     pub(crate) offset: u64,
     /// How many bytes are unusable; 0 when the file is not there.
     pub(crate) len: u64,
     pub(crate) what: &'static str,
-    /// The positions of the units that are gone, at most. Empty: nothing is lost, another copy serves.
+    /// The positions of the units that are gone, at most; in a topic's own files, the messages' sequences. Empty: nothing is lost, another copy serves.
     pub(crate) units: Range<u64>,
 }
 
@@ -23,7 +23,9 @@ impl fmt::Display for Damage {
         let Damage { file, offset, len, what, units } = self;
         write!(f, "{file}, bytes {offset} to {}: {what}", offset.saturating_add(*len))?;
         if !units.is_empty() {
-            write!(f, "; units {} to {} are gone", units.start, units.end.saturating_sub(1))?;
+            // A topic's own files hold messages.
+            let what = if file.contains('/') { "messages" } else { "units" };
+            write!(f, "; {what} {} to {} are gone", units.start, units.end.saturating_sub(1))?;
         }
         Ok(())
     }

@@ -211,7 +211,18 @@ pub(super) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
 
 /// What is there of `len` bytes; less at the end of the file. The caller bounds `len`.
 pub(super) fn read_up_to(file: &dyn DiskFile, offset: u64, len: usize) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0; len];
+    read_into(file, offset, len, Vec::new())
+}
+
+/// The same, in the room of a vector, if it has room enough.
+pub(super) fn read_into(
+    file: &dyn DiskFile,
+    offset: u64,
+    len: usize,
+    room: Vec<u8>,
+) -> io::Result<Vec<u8>> {
+    let mut bytes = if room.capacity() >= len { room } else { vec![0; len] };
+    bytes.resize(len, 0);
     let mut filled = 0;
     while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
         match file.read_at(rest, offset.saturating_add(filled as u64))? {

@@ -3,9 +3,11 @@
 use std::io;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::disk::DiskFile;
 use super::frame::{FRAME_ALIGN, FRAME_HEADER_LEN, FrameHeader};
-use super::layout::read_up_to;
+use super::layout::read_into;
 
 const WINDOW_LEN: usize = 256 << 10;
 
@@ -16,12 +18,25 @@ struct Window {
     /// Nothing is read from here on.
     end: u64,
     start: u64,
-    bytes: Vec<u8>,
+    bytes: Bytes,
 }
 
 impl Window {
     /// None: the file ends before.
     fn get(&mut self, offset: u64, len: usize) -> io::Result<Option<&[u8]>> {
+        let Some(at) = self.place(offset, len)? else { return Ok(None) };
+        Ok(self.bytes.get(at..).and_then(|bytes| bytes.get(..len)))
+    }
+
+    /// The same, shared with the window: it lives as long as that.
+    fn share(&mut self, offset: u64, len: usize) -> io::Result<Option<Bytes>> {
+        let Some(at) = self.place(offset, len)? else { return Ok(None) };
+        let is_there = at.checked_add(len).is_some_and(|end| end <= self.bytes.len());
+        Ok(is_there.then(|| self.bytes.slice(at..at + len)))
+    }
+
+    /// Where in the window it is, if it is there.
+    fn place(&mut self, offset: u64, len: usize) -> io::Result<Option<usize>> {
         let end = offset.saturating_add(len as u64);
         if end > self.end {
             return Ok(None);
@@ -29,11 +44,13 @@ impl Window {
         let window_end = self.start.saturating_add(self.bytes.len() as u64);
         if offset < self.start || end > window_end {
             let left = usize::try_from(self.end - offset).unwrap_or(usize::MAX);
-            self.bytes = read_up_to(&*self.file, offset, len.max(WINDOW_LEN).min(left))?;
+            let wanted = len.max(WINDOW_LEN).min(left);
+            // The room of the window before, if nobody shares it.
+            let room = std::mem::take(&mut self.bytes).try_into_mut().map(Vec::from).unwrap_or_default();
+            self.bytes = read_into(&*self.file, offset, wanted, room)?.into();
             self.start = offset;
         }
-        let at = usize::try_from(offset - self.start).unwrap_or(usize::MAX);
-        Ok(self.bytes.get(at..).and_then(|bytes| bytes.get(..len)))
+        Ok(usize::try_from(offset - self.start).ok())
     }
 }
 
@@ -47,7 +64,7 @@ impl FrameReader {
     /// Of the frames in the first `end` bytes of a file of this `salt`.
     pub(super) fn new(file: Arc<dyn DiskFile>, salt: u64, end: u64) -> io::Result<Self> {
         let end = file.len()?.min(end);
-        Ok(FrameReader { window: Window { file, end, start: 0, bytes: Vec::new() }, salt })
+        Ok(FrameReader { window: Window { file, end, start: 0, bytes: Bytes::new() }, salt })
     }
 
     /// Where the file ends, or what of it counts.
@@ -57,7 +74,7 @@ impl FrameReader {
 
     /// The next read is of the file, not of what was read before.
     pub(super) fn forget(&mut self) {
-        self.window.bytes.clear();
+        self.window.bytes = Bytes::new();
     }
 
     /// None: there is no frame here. What is given is not known to have its body.
@@ -71,6 +88,13 @@ impl FrameReader {
     pub(super) fn body(&mut self, offset: u64, header: &FrameHeader) -> io::Result<Option<&[u8]>> {
         let at = offset.saturating_add(FRAME_HEADER_LEN as u64);
         let body = self.window.get(at, header.body_len as usize)?;
+        Ok(body.filter(|body| header.is_body(body)))
+    }
+
+    /// The same, to keep.
+    pub(super) fn shared_body(&mut self, offset: u64, header: &FrameHeader) -> io::Result<Option<Bytes>> {
+        let at = offset.saturating_add(FRAME_HEADER_LEN as u64);
+        let body = self.window.share(at, header.body_len as usize)?;
         Ok(body.filter(|body| header.is_body(body)))
     }
 

@@ -13,7 +13,7 @@
 //! | 01 | [`Clock`](Record::Clock) | now |
 //! | 02 | [`Numbers`](Record::Numbers) | hash key: u128, next topic, next book |
 //! | 10 | [`TopicCreated`](Record::TopicCreated) | topic, next sequence, name: text, topic options |
-//! | 11 | [`TopicUpdated`](Record::TopicUpdated) | topic, topic options |
+//! | 11 | [`TopicUpdated`](Record::TopicUpdated) | topic, next sequence, oldest that is kept, topic options |
 //! | 12 | [`TopicDeleted`](Record::TopicDeleted) | topic |
 //! | 13 | [`TopicImage`](Record::TopicImage) | topic, next sequence, oldest kept, last published: tick, part of its dedup window |
 //! | 14 | [`Archived`](Record::Archived) | topic, first file, the one after the last, how much of the last is in use, next sequence |
@@ -50,7 +50,7 @@ use crate::time::Tick;
 pub(crate) use list::{AttemptRange, List, OutcomeCode, SettledRange};
 #[allow(unused_imports, reason = "the face of the records, whatever of it is in use")]
 pub(crate) use message::{
-    Envelope, Messages, OverLimit, encode_message, read_archived, write_archived, write_published,
+    ARCHIVED_HEAD_LEN, Envelope, Messages, OverLimit, encode_message, read_archived, write_archived, write_published,
 };
 #[allow(unused_imports, reason = "the face of the records, whatever of it is in use")]
 pub(crate) use options::{BookOptions, CODEC_LEN_MAX, DeadLetterTo, TopicOptions};
@@ -89,6 +89,10 @@ pub(crate) enum Record<'a> {
     },
     TopicUpdated {
         topic: u64,
+        /// The sequence that the next message gets.
+        next: Sequence,
+        /// What comes before it is not kept any more.
+        oldest: Sequence,
         options: TopicOptions<'a>,
     },
     TopicDeleted {
@@ -308,9 +312,12 @@ fn read_of_topic<'a>(kind: u8, body: &mut Reader<'a>) -> Result<Option<Record<'a
             name: read_name(body)?,
             options: TopicOptions::read(body)?,
         },
-        kind::TOPIC_UPDATED => {
-            Record::TopicUpdated { topic: body.varint()?, options: TopicOptions::read(body)? }
-        }
+        kind::TOPIC_UPDATED => Record::TopicUpdated {
+            topic: body.varint()?,
+            next: body.sequence()?,
+            oldest: body.sequence()?,
+            options: TopicOptions::read(body)?,
+        },
         kind::TOPIC_DELETED => Record::TopicDeleted { topic: body.varint()? },
         kind::TOPIC_IMAGE => Record::TopicImage {
             topic: body.varint()?,
@@ -412,7 +419,9 @@ impl Record<'_> {
             Record::Clock { now } => (kind::CLOCK, &[now.nanos()]),
             Record::Numbers { .. } => (kind::NUMBERS, &[]),
             Record::TopicCreated { topic, next, .. } => (kind::TOPIC_CREATED, &[*topic, next.get()]),
-            Record::TopicUpdated { topic, .. } => (kind::TOPIC_UPDATED, &[*topic]),
+            Record::TopicUpdated { topic, next, oldest, .. } => {
+                (kind::TOPIC_UPDATED, &[*topic, next.get(), oldest.get()])
+            }
             Record::TopicDeleted { topic } => (kind::TOPIC_DELETED, &[*topic]),
             Record::TopicImage { topic, next, oldest, last_published, .. } => {
                 (kind::TOPIC_IMAGE, &[*topic, next.get(), oldest.get(), last_published.nanos()])

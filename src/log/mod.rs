@@ -18,7 +18,7 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::time::Tick;
 
 pub(crate) use body::Body;
-use body::PART_LEN_MIN;
+pub(crate) use body::PART_LEN_MIN;
 pub(crate) use gate::Gate;
 use gate::Tail;
 use segment::{Bounds, Filled};

@@ -39,6 +39,11 @@ impl<'a, E: 'static> Stage<'a, E> {
         }
     }
 
+    /// Whether a payload of this length is copied beside others, where so many are expected.
+    pub(crate) fn copies(expected: usize, len: usize) -> bool {
+        expected >= PART_LEN_MIN && len <= LAID_LEN_MAX
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.events.is_empty()
     }
@@ -55,7 +60,7 @@ impl<'a, E: 'static> Stage<'a, E> {
     #[inline]
     fn lay(&mut self, payload: &mut Bytes) {
         let len = payload.len();
-        if self.expected < PART_LEN_MIN || len > LAID_LEN_MAX {
+        if !Self::copies(self.expected, len) {
             return self.tell();
         }
         if self.payloads.len() + len > self.payloads.capacity() {

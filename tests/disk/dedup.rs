@@ -186,3 +186,24 @@ fn p14_a_clock_that_was_set_back_forgets_nothing() {
         assert_eq!(drain(&topic.subscription("billing").open().unwrap()), ["order 1", "order 2"], "{end:?}");
     }
 }
+
+#[test]
+fn p14_a_longer_window_does_not_bring_back_what_was_forgotten() {
+    over_restarts(
+        |broker| (broker.topic::<String>("orders").open().unwrap(), ()),
+        |(topic, ()), clock| {
+            for n in 0..10 {
+                send(topic, with_id("order", &n.to_string()));
+                clock.advance(SECOND);
+            }
+            topic.update().dedup(DedupWindow::time(3 * SECOND)).apply().unwrap();
+            topic.update().dedup(DedupWindow::time(300 * SECOND)).apply().unwrap();
+            ((), ())
+        },
+        |(topic, ()), (), _, _| {
+            let known: Vec<_> =
+                (0..10).filter(|n| send(topic, with_id("order", &n.to_string())).deduplicated).collect();
+            assert_eq!(known, [8, 9]);
+        },
+    );
+}

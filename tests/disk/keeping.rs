@@ -335,3 +335,26 @@ fn where_a_message_stands_is_known() {
         },
     );
 }
+
+#[test]
+fn p17_a_longer_retention_does_not_bring_back_what_is_gone() {
+    over_restarts(
+        |broker| {
+            let topic = broker.topic::<String>("orders").open().unwrap();
+            (topic.subscription("billing").delivery(EXACTLY).open().unwrap(), topic)
+        },
+        |(billing, topic), _| {
+            topic.publish_all(orders(1..=600)).unwrap();
+            billing.recv_batch(600).unwrap().ack().unwrap();
+            topic.update().retention(Retention::forever()).apply().unwrap();
+            topic.publish_all(orders(601..=700)).unwrap();
+            billing.recv_batch(100).unwrap().ack().unwrap();
+            assert!(topic.stats().resident_messages <= 256);
+            ((), ())
+        },
+        |(_, topic), (), _, _| {
+            let kept = topic.stats().resident_messages;
+            assert!(kept <= 256, "{kept} messages are kept, of which 600 were gone");
+        },
+    );
+}

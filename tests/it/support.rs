@@ -257,6 +257,10 @@ mod task {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::{Context, Poll, Wake, Waker};
+    use std::time::{Duration, Instant};
+
+    use super::PATIENCE;
+    use crate::storage;
 
     #[derive(Default)]
     struct Wakes(AtomicUsize);
@@ -291,12 +295,21 @@ mod task {
             self.future.as_mut().poll(&mut Context::from_waker(&waker))
         }
 
-        /// The output, which must be there.
+        /// The output, which must be there. On disk, once the disk has done its part: no future waits for it where it is polled.
         #[track_caller]
         pub(crate) fn ready(&mut self) -> F::Output {
-            match self.poll() {
-                Poll::Ready(output) => output,
-                Poll::Pending => panic!("expected a future that is ready"),
+            let patience = Instant::now() + Duration::from_secs(PATIENCE);
+            loop {
+                let woken = self.wakes();
+                match self.poll() {
+                    Poll::Ready(output) => return output,
+                    Poll::Pending if storage::home().is_none() => panic!("expected a future that is ready"),
+                    Poll::Pending => {}
+                }
+                while self.wakes() == woken {
+                    assert!(Instant::now() < patience, "expected a future that is ready");
+                    std::thread::yield_now();
+                }
             }
         }
 

@@ -26,6 +26,8 @@ pub(super) struct Archives {
     topics: BTreeMap<u64, Kept>,
     /// Where compaction goes on.
     compacted: u64,
+    /// Some were damaged when they were opened, and are to be written anew.
+    were_damaged: bool,
 }
 
 /// The files of one topic.
@@ -37,8 +39,9 @@ struct Kept {
     newest: Option<Extent>,
     /// What the image under way does.
     imaged: Option<Extent>,
-    /// What nobody can ask for any more once the image under way counts.
+    /// What nobody can ask for any more once the image under way counts; and up to where that was looked for.
     dead: Dead,
+    dead_to: Option<Sequence>,
 }
 
 impl Archives {
@@ -47,11 +50,23 @@ impl Archives {
     pub(super) fn of_nothing() -> Self {
         let disk = Arc::new(crate::journal::disk::sim::SimDisk::new());
         let (home, file_len, checkpoint_len) = (PathBuf::from("/"), 1 << 20, u64::MAX);
-        Archives { disk, home, file_len, checkpoint_len, topics: BTreeMap::new(), compacted: 0 }
+        Archives {
+            disk,
+            home,
+            file_len,
+            checkpoint_len,
+            topics: BTreeMap::new(),
+            compacted: 0,
+            were_damaged: false,
+        }
     }
 
     pub(super) fn checkpoint_len(&self) -> u64 {
         self.checkpoint_len
+    }
+
+    pub(super) fn were_damaged(&self) -> bool {
+        self.were_damaged
     }
 
     /// What they take.
@@ -68,19 +83,26 @@ impl Archives {
         self.topics.get(&topic).map(|kept| kept.archive.next())
     }
 
+    /// What is dead of all that the topic has in files of its own was said before.
+    pub(super) fn knows_dead(&self, topic: u64) -> bool {
+        self.topics.get(&topic).is_some_and(|kept| kept.dead_to == Some(kept.archive.next()))
+    }
+
     /// What the topic has in files of its own is in the image again.
     pub(super) fn take_back(&mut self, topic: u64) {
         if let Some(kept) = self.topics.get_mut(&topic) {
             kept.archive.begin_again();
             kept.dead = Dead::default();
+            kept.dead_to = None;
         }
     }
 
-    /// Of what the topic has in files of its own, nobody needs what comes before `oldest`, nor these ranges.
-    pub(super) fn died(&mut self, topic: u64, oldest: Sequence, ranges: Vec<(Sequence, Sequence)>) {
+    /// Of what the topic has in files of its own, nobody needs what comes before `oldest`, nor what is dead.
+    pub(super) fn died(&mut self, topic: u64, oldest: Sequence, dead: Dead) {
         if let Some(kept) = self.topics.get_mut(&topic) {
             kept.archive.drop_before(oldest);
-            kept.dead = Dead::new(ranges);
+            kept.dead = dead;
+            kept.dead_to = Some(kept.archive.next());
         }
     }
 
@@ -142,13 +164,13 @@ impl Archives {
 
 impl Kept {
     fn new(archive: Archive, newest: Option<Extent>) -> Self {
-        Kept { archive, older: None, newest, imaged: None, dead: Dead::default() }
+        Kept { archive, older: None, newest, imaged: None, dead: Dead::default(), dead_to: None }
     }
 }
 
-/// Ranges in order, none of which touches the next.
-#[derive(Debug, Default)]
-struct Dead(Vec<DeadRange>);
+/// What of a topic nobody can ask for any more: ranges in order, none of which touches the next.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Dead(Vec<DeadRange>);
 
 #[derive(Clone, Copy, Debug)]
 struct DeadRange {
@@ -159,13 +181,18 @@ struct DeadRange {
 }
 
 impl Dead {
-    fn new(ranges: Vec<(Sequence, Sequence)>) -> Self {
+    pub(super) fn new(ranges: Vec<(Sequence, Sequence)>) -> Self {
         let mut dead: Vec<DeadRange> = Vec::with_capacity(ranges.len());
         for (from, to) in ranges.into_iter().filter(|(from, to)| from < to) {
             let before = dead.last().map_or(0, |last| last.before + (last.to - last.from));
             dead.push(DeadRange { from, to, before });
         }
         Dead(dead)
+    }
+
+    /// How many in this span are not dead.
+    pub(super) fn living(&self, from: Sequence, to: Sequence) -> u64 {
+        (to - from).saturating_sub(self.before(to).saturating_sub(self.before(from)))
     }
 
     /// How many come before it.

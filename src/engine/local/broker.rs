@@ -263,6 +263,11 @@ impl BrokerCore {
             }
             let is_over = deadline.is_some_and(|deadline| Instant::now() >= deadline);
             if outstanding == 0 || is_over || self.phase() == Phase::Closed {
+                if let Some(store) = &self.store {
+                    // What was on its way there is accepted. Whoever adds, did so under a lock that was taken just now to count.
+                    store.commit_all();
+                    return Look::Found(self.what_is_left());
+                }
                 return Look::Found((backlog, outstanding));
             }
             // Leases also end by their deadlines, of which nobody tells.
@@ -344,9 +349,14 @@ impl BrokerCore {
         let Some(store) = &self.store else { return };
         if !waits_for_nothing() {
             self.checkpoint_here();
-        } else if store.wants_checkpoint() {
+        } else if store.sends_for_checkpoint() {
             let broker = self.clone();
-            store.here_or_elsewhere(move || broker.checkpoint_here());
+            store.here_or_elsewhere(move || {
+                if let Some(store) = &broker.store {
+                    store.is_at_checkpoint();
+                }
+                broker.checkpoint_here();
+            });
         }
     }
 

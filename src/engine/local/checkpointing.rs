@@ -5,14 +5,16 @@ use std::io;
 use crate::engine::local::archiving::Archives;
 use crate::engine::local::imaging::ImageWriter;
 use crate::engine::local::store::Store;
-use crate::journal::Space;
+use crate::journal::{Journal, Space};
 use crate::sync::Mutex;
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// What a store knows of its checkpoints.
 pub(super) struct Checkpoints {
     /// How long the last one was.
     len: AtomicU64,
+    /// Something is to be written anew, for it was found to be damaged.
+    is_due: AtomicBool,
     /// None: somebody writes one, and has them.
     archives: Mutex<Option<Archives>>,
     /// What they take, as of the last one.
@@ -23,9 +25,16 @@ impl Checkpoints {
     pub(super) fn new(archives: Archives) -> Self {
         Checkpoints {
             len: AtomicU64::new(0),
+            is_due: AtomicBool::new(archives.were_damaged()),
             archive_bytes: AtomicU64::new(archives.disk_bytes()),
             archives: Mutex::new(Some(archives)),
         }
+    }
+
+    /// As much is written between two as an image holds, so that images cost no more than what they are of.
+    pub(super) fn is_time<T: Send>(&self, journal: &Journal<T>) -> bool {
+        let is_enough = || journal.since_checkpoint() >= self.len.load(Ordering::Relaxed);
+        self.is_due.load(Ordering::Relaxed) || (journal.wants_checkpoint() && is_enough())
     }
 
     /// What the topics' own files take.
@@ -35,7 +44,7 @@ impl Checkpoints {
 }
 
 impl Store {
-    /// Writes a checkpoint if it is time, and nobody else does. As much is written between two as an image holds, so that images cost no more than what they are of.
+    /// Writes a checkpoint if it is time, and nobody else does.
     ///
     /// `numbers` is a unit that says so when the image is complete: what is replayed after it, nothing of the image has seen.
     pub(super) fn checkpoint_in_time(
@@ -44,8 +53,7 @@ impl Store {
         numbers: impl FnOnce() -> Vec<u8>,
     ) {
         let Ok(journal) = self.journal() else { return };
-        let written = journal.since_checkpoint();
-        if !journal.wants_checkpoint() || written < self.checkpoints.len.load(Ordering::Relaxed) {
+        if !self.checkpoints.is_time(&journal) {
             return;
         }
         let Some(mut archives) = self.checkpoints.archives.lock().take() else { return };
@@ -74,6 +82,7 @@ impl Store {
         let done = self.act(|journal, act| journal.try_checkpoint(position, &mut lazily, act));
         if done.is_ok() {
             archives.checkpointed();
+            self.checkpoints.is_due.store(false, Ordering::Relaxed);
         }
         self.checkpoints.archive_bytes.store(archives.disk_bytes(), Ordering::Relaxed);
         self.checkpoints.len.store(len, Ordering::Relaxed);

@@ -87,7 +87,7 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
             target.announce();
             return;
         }
-        self.change(|ledger| ledger.handle_unburied(sequence, generation, reason));
+        self.park(sequence, generation, attempts, reason);
         if let Some(cemetery) = cemetery {
             let parker: Arc<dyn Parker> = self.clone();
             self.topic.broker.add_parked(&cemetery.name, Arc::downgrade(&parker));
@@ -96,6 +96,20 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
             {
                 self.topic.broker.retry_parked(&cemetery.name);
             }
+        }
+    }
+
+    /// It is kept here. That it is not to be delivered again, and why, is as safe then as its dead letter would be.
+    fn park(self: &Arc<Self>, sequence: Sequence, generation: u32, attempts: u32, reason: Reason) {
+        let recorded = self.change(|ledger| {
+            let is_news = ledger.is_burying(sequence, generation);
+            let recorded = is_news.then(|| self.record_parked(sequence, attempts, &reason));
+            ledger.handle_unburied(sequence, generation, reason);
+            recorded.flatten()
+        });
+        if let (Some(stored), Some(Some(Ok(position)))) = (&self.topic.stored, recorded) {
+            // If the disk fails, it is parked all the same for as long as the process lives.
+            let _kept_in_memory = stored.store.commit(position);
         }
     }
 

@@ -6,14 +6,14 @@
 use std::sync::Arc;
 
 use crate::delivery::ledger::Ledger;
-use crate::engine::local::staging::Part;
+use crate::engine::local::staging::{Held, Part};
 use crate::engine::local::store::{Added, Completion, Store};
-use crate::engine::local::subscription::{After, SubscriptionCore};
+use crate::engine::local::subscription::{After, Desk, SubscriptionCore};
 use crate::error::StorageFault;
 use crate::journal::{JournalError, Position, Space};
 use crate::log::Gate;
-use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Mutex, MutexGuard};
 
 /// What follows from a change, with nothing locked.
 pub(super) type FollowUp = Box<dyn FnOnce() + Send>;
@@ -126,11 +126,33 @@ impl<E: Send + Sync + 'static, A: FnOnce(&mut Ledger, bool) + Send + 'static> En
     }
 }
 
+impl<E: Send + Sync + 'static, A: FnOnce(&mut Ledger, bool) + Send> Entry<E, A> {
+    fn enter_in(&self, desk: &mut Desk<E>, is_safe: bool) {
+        let Some(apply) = self.apply.lock().take() else { return };
+        let after = self.core.change_unrecorded_in(desk, |ledger| apply(ledger, is_safe));
+        *self.after.lock() = after;
+    }
+}
+
+struct HeldEntry<'a, E, A> {
+    entry: &'a Entry<E, A>,
+    desk: MutexGuard<'a, Desk<E>>,
+}
+
+impl<E: Send + Sync + 'static, A: FnOnce(&mut Ledger, bool) + Send> Held for HeldEntry<'_, E, A> {
+    fn enter(mut self: Box<Self>) {
+        let this = &mut *self;
+        this.entry.enter_in(&mut this.desk, true);
+    }
+}
+
 impl<E: Send + Sync + 'static, A: FnOnce(&mut Ledger, bool) + Send + 'static> Part for Entry<E, A> {
     fn enter(&self, is_safe: bool, _gate: Option<&Arc<Gate>>) {
-        let Some(apply) = self.apply.lock().take() else { return };
-        let after = self.core.change_unrecorded(|ledger| apply(ledger, is_safe));
-        *self.after.lock() = after;
+        self.enter_in(&mut self.core.desk.lock(), is_safe);
+    }
+
+    fn hold(&self) -> Option<Box<dyn Held + '_>> {
+        Some(Box::new(HeldEntry { entry: self, desk: self.core.desk.lock() }))
     }
 
     fn ungate(&self) {}

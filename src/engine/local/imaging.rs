@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::io;
 
-use crate::engine::local::archiving::Archives;
+use crate::engine::local::archiving::{Archives, Dead};
 use crate::journal::record::{Record, write_archived, write_published};
 use crate::sequence::Sequence;
 use crate::time::Tick;
@@ -72,14 +72,19 @@ impl<'a> ImageWriter<'a> {
         }
     }
 
-    /// The messages of a topic, after everything else of it, of which `oldest` is the first that is kept. `bytes_before`: about how much of what is kept comes before a
-    /// sequence, as far as it is not more than the second number. `gaps`: of what comes before a sequence, what is not kept.
-    pub(crate) fn messages(
+    /// Up to where the topic has files of its own, unless it is known what of them is dead.
+    pub(crate) fn asks_for_dead(&self, topic: u64) -> Option<Sequence> {
+        if self.archives.knows_dead(topic) { None } else { self.archives.next_of(topic) }
+    }
+
+    /// The messages of a topic, after everything else of it, of which `oldest` is the first that is kept. `live_before`: about how much lives before a sequence, as far as it is not more
+    /// than the second number. `dead`: what nobody can ask for any more, once the image counts, of all that the topic has in files of its own; none if it is as it was.
+    pub(in crate::engine::local) fn messages(
         &mut self,
         topic: u64,
         oldest: Sequence,
-        bytes_before: impl FnOnce(Sequence, u64) -> u64,
-        gaps: impl FnOnce(Sequence) -> Vec<(Sequence, Sequence)>,
+        live_before: impl FnOnce(Sequence, u64) -> u64,
+        dead: Option<&Dead>,
     ) -> TopicMessages<'_, 'a> {
         let tail_max = self.archives.checkpoint_len() / TAIL_PART;
         let left = self.archives.checkpoint_len().saturating_sub(self.messages_len);
@@ -87,11 +92,13 @@ impl<'a> ImageWriter<'a> {
         let mut from = Sequence::FIRST;
         if let Some(next) = self.archives.next_of(topic) {
             let small = tail / SMALL_PART;
-            if bytes_before(next, small) <= small {
+            if live_before(next, small) <= small {
                 self.archives.take_back(topic);
             } else {
-                self.archives.died(topic, oldest, gaps(next));
                 from = next;
+                if let Some(dead) = dead {
+                    self.archives.died(topic, oldest, dead.clone());
+                }
             }
         }
         let step = tail_max / STEP_PART;
@@ -201,9 +208,7 @@ impl TopicMessages<'_, '_> {
 impl Row {
     fn takes(&self, message: &Pending) -> bool {
         self.first.is_none_or(|(first, at)| {
-            first + self.messages.len() as u64 == message.sequence
-                && at == message.at
-                && self.len < CHUNK_LEN
+            first + self.messages.len() as u64 == message.sequence && at == message.at && self.len < CHUNK_LEN
         })
     }
 

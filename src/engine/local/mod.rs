@@ -11,6 +11,7 @@ mod disk_tests;
 mod deletion;
 mod effect;
 pub(crate) mod examine;
+mod forgetting;
 pub(crate) mod flight;
 mod imaging;
 pub(crate) mod occupancy;

@@ -25,21 +25,25 @@ impl Progress {
         Progress { listener, ..Progress::default() }
     }
 
-    pub(super) fn note(&mut self, replayed: &Replayed<'_>) {
+    /// `beside`: how much is to be read that is no part of the stream.
+    pub(super) fn note(&mut self, replayed: &Replayed<'_>, beside: impl FnOnce() -> u64) {
         match replayed {
-            Replayed::Begin { bytes, .. } => {
-                self.now.total = *bytes;
+            Replayed::Begin { bytes, .. } if self.listener.is_some() => {
+                self.now.total = bytes.saturating_add(beside());
                 self.tell();
             }
-            Replayed::Chunk(bytes) | Replayed::Unit { bytes, .. } => {
-                let read = self.now.read.saturating_add(bytes.len() as u64);
-                // What was announced was an estimate.
-                self.now.read = read.min(self.now.total);
-                if self.now.read - self.told >= (self.now.total / STEPS_MAX).max(1) {
-                    self.tell();
-                }
-            }
-            Replayed::Imaged | Replayed::Lost { .. } => {}
+            Replayed::Chunk(bytes) | Replayed::Unit { bytes, .. } => self.advance(bytes.len()),
+            Replayed::Begin { .. } | Replayed::Imaged | Replayed::Lost { .. } => {}
+        }
+    }
+
+    /// So many bytes more were read.
+    pub(super) fn advance(&mut self, bytes: usize) {
+        let read = self.now.read.saturating_add(bytes as u64);
+        // What was announced was an estimate.
+        self.now.read = read.min(self.now.total);
+        if self.now.read - self.told >= (self.now.total / STEPS_MAX).max(1) {
+            self.tell();
         }
     }
 
@@ -74,9 +78,9 @@ mod tests {
             Arc::new(move |progress| seen.lock().push((progress.read, progress.total)))
         };
         let mut progress = Progress::new(Some(listener));
-        progress.note(&Replayed::Begin { checkpoint: None, bytes: total });
+        progress.note(&Replayed::Begin { checkpoint: None, bytes: total - total / 2 }, || total / 2);
         for &len in lens {
-            progress.note(&Replayed::Unit { position: Position(0), bytes: &vec![0; len] });
+            progress.note(&Replayed::Unit { position: Position(0), bytes: &vec![0; len] }, || 0);
         }
         progress.end();
         seen.lock().clone()

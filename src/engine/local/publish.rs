@@ -155,7 +155,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
 
     /// None: that is the user's say.
     #[inline]
-    fn own_weight(&self, event: &E) -> Option<u64> {
+    pub(super) fn own_weight(&self, event: &E) -> Option<u64> {
         match &self.weigh {
             Weigh::Size => Some(size_of::<E>() as u64),
             Weigh::Raw(bytes) => Some(bytes(event).map_or(0, |bytes| bytes.len() as u64)),

@@ -6,9 +6,10 @@ use std::time::Duration;
 use crate::contain::contained;
 use crate::delivery::hand_out::Grant;
 use crate::delivery::ledger::{Ledger, Returned, Rules};
-use crate::delivery::retry::Beyond;
+use crate::delivery::retry::{Beyond, Reason};
 use crate::delivery::settled::Outcome;
 use crate::engine::local::effect::Creation;
+use crate::engine::local::archiving::Dead;
 use crate::engine::local::imaging::ImageWriter;
 use crate::engine::local::replay::Snapshot;
 use crate::engine::local::staging::Stored;
@@ -16,6 +17,7 @@ use crate::engine::local::store::Added;
 use crate::engine::local::subscription::{SubscriptionChange, SubscriptionCore};
 use crate::engine::local::topic::{Book, TopicConfig, TopicCore, Weigh};
 use crate::error::{SettleError, StorageFault};
+use crate::journal::archive::Mortality;
 use crate::journal::record::{
     AttemptRange, BookOptions, DeadLetterTo, Envelope, List, OutcomeCode, Part, Record, SettledRange,
     SoughtTo, TopicOptions, encode_message,
@@ -58,12 +60,13 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         Creation::add(&stored.store, &unit, self, |topic| &topic.creation).map(drop)
     }
 
-    pub(super) fn record_of_update(&self, config: TopicConfig, now: Tick) -> Vec<u8> {
+    pub(super) fn record_of_update(&self, config: TopicConfig, next: Sequence, now: Tick) -> Vec<u8> {
         let mut unit = Vec::new();
         let topic = self.log.incarnation();
         // What a shorter window forgets, it forgets as of now.
         Record::Clock { now }.encode(&mut unit);
-        Record::TopicUpdated { topic, options: self.record_options(config) }.encode(&mut unit);
+        let oldest = self.log.first_kept().min(next);
+        Record::TopicUpdated { topic, next, oldest, options: self.record_options(config) }.encode(&mut unit);
         unit
     }
 
@@ -71,6 +74,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
     pub(super) fn write_records(&self, image: &mut ImageWriter<'_>) {
         let Some(stored) = &self.stored else { return };
         let topic = self.log.incarnation();
+        let dead = Dead::new(self.forget());
         let (mut chunk, next) = {
             let state = self.state.lock();
             let next = state.writer.next();
@@ -101,20 +105,18 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         }
         image.records(&chunk);
         // After the books: what they had not settled then is still there, or has been settled since, which the journal knows.
-        let gaps = |to| self.log.gaps(Sequence::FIRST).into_iter().take_while(move |(from, _)| *from < to);
-        let mut messages = image.messages(
-            topic,
-            self.log.first_kept(),
-            |to, enough| self.bytes_before(to, enough),
-            |to| gaps(to).map(|(from, end)| (from, end.min(to))).collect(),
-        );
+        let oldest = self.log.first_kept();
+        let live_before = |to, enough| self.live_before(to, enough, &dead);
+        let mut messages = image.messages(topic, oldest, live_before, Some(&dead));
         let mut at = self.log.segment_of(messages.from()).map_or(messages.from(), |segment| segment.first());
         while let Some(segment) = self.log.segment_from(at) {
             let end = segment.end().min(next);
             at = segment.end().max(segment.first().next());
             let mut sequence = segment.first().max(messages.from());
             while sequence < end {
-                if let Some(spot) = self.log.find(sequence) {
+                if dead.lives(sequence)
+                    && let Some(spot) = self.log.find(sequence)
+                {
                     let (published, extras) = self.log.extras(&spot);
                     messages.push(sequence, published, |out| self.encode_again(stored, &spot, extras, out));
                 }
@@ -124,16 +126,17 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         messages.finish();
     }
 
-    /// About how much of what is kept comes before this message, as far as it is not more than `enough`.
-    fn bytes_before(&self, to: Sequence, enough: u64) -> u64 {
+    /// About how many bytes live before this message, as far as it is not more than `enough`.
+    fn live_before(&self, to: Sequence, enough: u64, dead: &Dead) -> u64 {
         let mut bytes = 0;
         let mut at = self.log.first_kept();
         while bytes <= enough
             && let Some(segment) = self.log.segment_from(at).filter(|segment| segment.first() < to)
         {
             at = segment.end().max(segment.first().next());
+            let (len, live) = (segment.len().max(1), dead.living(segment.first(), segment.end()));
             // A message takes some space even if it weighs nothing.
-            bytes += segment.bytes() + segment.len() * MESSAGE_LEN;
+            bytes += live * (segment.bytes() / len + MESSAGE_LEN);
         }
         bytes
     }
@@ -370,6 +373,15 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
             }
         }
         (!unit.is_empty()).then(|| stored.store.add(&unit, Space::Reserve, None))
+    }
+
+    /// That it is due to be dead-lettered, and why, and is kept here as yet. Under the book's lock.
+    pub(super) fn record_parked(&self, sequence: Sequence, attempts: u32, reason: &Reason) -> Option<Added> {
+        let stored = self.topic.stored.as_ref()?;
+        let (topic, book) = (self.topic.log.incarnation(), self.id);
+        let mut unit = Vec::new();
+        Record::Parked { topic, book, sequence, attempts, reason: reason.as_str() }.encode(&mut unit);
+        Some(stored.store.add(&unit, Space::Reserve, None))
     }
 
     /// An ack is in the journal; where that is promised, as safe as a publish.

@@ -24,15 +24,20 @@
 
 mod book;
 mod image;
+mod messages;
 #[cfg(test)]
 mod tests;
 mod topic;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::sync::Arc;
+
+use bytes::Bytes;
 
 pub(crate) use self::book::{StoredBook, StoredSnapshot};
-pub(crate) use self::topic::{StoredMessage, StoredTopic};
+pub(crate) use self::messages::{StoredMessage, StoredMessages};
+pub(crate) use self::topic::StoredTopic;
 use crate::delivery::settled::{Outcome, Settled};
 use crate::journal::archive::Extent;
 use crate::journal::record::{
@@ -50,6 +55,8 @@ const SEQUENCE_MAX: u64 = 1 << 62;
 pub(crate) struct Recovered {
     /// The latest moment that anything speaks of as past.
     pub(crate) now: Tick,
+    /// What the last unit said that told the time; an image may be ahead of it.
+    clock: Tick,
     pub(crate) hash_key: Option<u128>,
     /// Above every number that was ever given.
     pub(crate) next_topic: u64,
@@ -102,6 +109,7 @@ impl Recovered {
     pub(crate) fn new() -> Self {
         Recovered {
             now: Tick::ZERO,
+            clock: Tick::ZERO,
             hash_key: None,
             next_topic: 0,
             next_book: 0,
@@ -134,15 +142,24 @@ impl Recovered {
         self.topics.values().filter_map(archived).collect()
     }
 
-    /// A message in a topic's own files.
-    pub(crate) fn archived(&mut self, topic: u64, sequence: Sequence, record: &[u8]) -> Result<(), String> {
-        let read = read_archived(record);
-        let (at, envelope, extras) = read.map_err(|error| format!("a message of topic {topic}: {error}"))?;
-        let sequence = place(sequence)?;
-        self.now = self.now.max(at);
-        if let Some(topic) = self.topics.get_mut(&topic) {
-            topic.keep(sequence, at, envelope, extras);
-            topic.next = topic.next.max(sequence.next());
+    /// Messages in a topic's own files: each lies somewhere in these bytes.
+    pub(crate) fn archived(
+        &mut self,
+        topic: u64,
+        bytes: &Bytes,
+        records: impl Iterator<Item = (Sequence, usize)>,
+    ) -> Result<(), String> {
+        let Some(topic) = self.topics.get_mut(&topic) else { return Ok(()) };
+        let mut last = None;
+        let oldest = topic.oldest;
+        let kept = records.filter(|(sequence, _)| *sequence >= oldest).inspect(|found| last = Some(*found));
+        let done = Arc::make_mut(&mut topic.messages).push_piece(bytes, kept);
+        done.map_err(|error| format!("topic {}: {error}", topic.number))?;
+        if let Some((sequence, at)) = last {
+            topic.next = topic.next.max(place(sequence)?.next());
+            // Publish times rise with sequences.
+            let read = read_archived(bytes.get(at..).unwrap_or_default());
+            self.now = read.map_or(self.now, |(at, ..)| self.now.max(at));
         }
         Ok(())
     }
@@ -235,18 +252,22 @@ impl Recovered {
 
     fn record(&mut self, record: Record<'_>) -> Result<(), String> {
         match record {
-            Record::Clock { now } => self.now = self.now.max(now),
+            Record::Clock { now } => {
+                self.now = self.now.max(now);
+                if self.phase != Phase::Image {
+                    self.clock = now;
+                }
+            }
             Record::Numbers { hash_key, next_topic, next_book } => {
                 return self.numbers(hash_key, next_topic, next_book);
             }
             Record::TopicCreated { topic, next, name, options } => {
                 return self.topic_created(topic, next, name, &options);
             }
-            Record::TopicUpdated { topic, options } => {
-                // An image that is ahead may have what only a later window, or retention, remembers.
-                let at = (self.phase == Phase::Exact).then_some(self.now);
+            Record::TopicUpdated { topic, next, oldest, options } => {
+                let (now, is_exact) = (self.clock, self.phase == Phase::Exact);
                 if let Some(topic) = self.topic(topic)? {
-                    topic.update(&options, at);
+                    topic.update(&options, (place(oldest)?, place(next)?), now, is_exact);
                 }
             }
             Record::TopicDeleted { topic } => {

@@ -137,6 +137,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
                 ledger.handle_removed(from, to.min(tail));
             }
         }
+        self.forgotten.mark(ledger, start);
     }
 
     /// From here to [`end_hold`](Self::end_hold) nothing is removed from the log.

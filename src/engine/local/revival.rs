@@ -1,5 +1,6 @@
 //! A topic that was read back from disk, once the program has said what its events are.
 
+use std::any::{Any, TypeId};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -10,59 +11,148 @@ use crate::delivery::filter::Filter;
 use crate::engine::local::broker::BrokerCore;
 use crate::engine::local::dead_letter::Cemetery;
 use crate::engine::local::publish::Aftermath;
-use crate::engine::local::recovered::{StoredBook, StoredSnapshot, StoredTopic};
+use crate::engine::local::recovered::{
+    StoredBook, StoredMessage, StoredMessages, StoredSnapshot, StoredTopic,
+};
 use crate::engine::local::replay::Snapshot;
 use crate::engine::local::staging::Staging;
 use crate::engine::local::subscription::SubscriptionCore;
-use crate::engine::local::topic::{Book, TopicCore, TopicOptions};
+use crate::engine::local::topic::{Book, TopicCore, TopicOptions, TopicState, Weigh};
 use crate::journal::record::DeadLetterTo;
-use crate::log::Slot;
-use crate::message::MessageId;
+use crate::log::{EventBatch, PART_LEN_MIN, Slot, Stage};
+use crate::message::{Extras, MessageId};
+use crate::name::Name;
+use crate::options::{Capacity, DedupWindow, Retention};
 use crate::sequence::Sequence;
 use crate::sync::atomic::Ordering;
+use crate::time::Tick;
+
+/// What is looked up of a stored topic before it is made live, so that its events are made with nothing locked.
+pub(crate) struct Revivable {
+    number: u64,
+    retention: Retention,
+    capacity: Capacity,
+    window: DedupWindow,
+    messages: Arc<StoredMessages>,
+}
+
+impl From<&StoredTopic> for Revivable {
+    fn from(stored: &StoredTopic) -> Self {
+        let StoredTopic { number, retention, capacity, window, .. } = *stored;
+        Revivable { number, retention, capacity, window, messages: stored.messages.clone() }
+    }
+}
 
 impl<E: Send + Sync + 'static> TopicCore<E> {
-    /// What is stored, with these closures and, in its messages' order, these events. Its options are those that are stored.
-    pub(crate) fn revive(
+    /// The stored topic's messages as events, under its own options and with these closures. Nobody knows it until it is [revived](Self::revive). With nothing locked.
+    ///
+    /// # Errors
+    /// A message that the codec does not read, and why.
+    pub(crate) fn of_stored(
         broker: &Arc<BrokerCore>,
-        stored: StoredTopic,
+        name: &Name,
+        stored: Revivable,
+        codec: &RevivingCodec<E>,
         options: TopicOptions<E>,
-        events: Vec<E>,
-    ) -> Arc<Self> {
-        let options = TopicOptions {
-            retention: stored.retention,
-            capacity: stored.capacity,
-            dedup: stored.window,
-            ..options
-        };
-        let topic = TopicCore::numbered(stored.name.clone(), broker.clone(), options, stored.number);
-        topic.fill(stored, events);
-        topic
+    ) -> Result<Arc<Self>, String> {
+        let Revivable { number, retention, capacity, window, messages } = stored;
+        let options = TopicOptions { retention, capacity, dedup: window, ..options };
+        let topic = TopicCore::numbered(name.clone(), broker.clone(), options, number);
+        let mut batch = Vec::with_capacity(AT_ONCE);
+        for message in messages.iter() {
+            batch.push(message);
+            if batch.len() == AT_ONCE {
+                topic.take_in(&mut batch, codec)?;
+            }
+        }
+        topic.take_in(&mut batch, codec)?;
+        Ok(topic)
     }
 
-    /// Puts everything where it was. Nobody knows the topic yet.
-    fn fill(self: &Arc<Self>, mut stored: StoredTopic, events: Vec<E>) {
+    /// Messages go into the log, in order.
+    fn take_in(
+        &self,
+        batch: &mut Vec<(Sequence, StoredMessage<'_>)>,
+        codec: &RevivingCodec<E>,
+    ) -> Result<(), String> {
+        let mut batch = batch.drain(..).peekable();
+        let mut single: Vec<Decoded<E>> = Vec::new();
+        let mut row: Vec<(Sequence, StoredMessage<'_>)> = Vec::new();
+        while let Some((sequence, message)) = batch.next() {
+            // As they were published: in one go, and with nothing but the event.
+            let goes_on = batch.peek().is_some_and(|(next, other)| {
+                let is_plain = message.extras.is_none() && other.extras.is_none();
+                is_plain && *next == sequence.next() && other.at == message.at
+            });
+            row.push((sequence, message));
+            if goes_on {
+                continue;
+            }
+            if row.len() >= PART_LEN_MIN && matches!(self.weigh, Weigh::Raw(_)) {
+                self.take_in_each(&mut single);
+                self.take_in_row(&mut row, codec)?;
+            } else {
+                for (sequence, message) in row.drain(..) {
+                    let event = codec.decode(self.log.incarnation(), sequence, message.payload)?;
+                    let StoredMessage { at, weight, extras, .. } = message;
+                    single.push(Decoded { sequence, at, weight, extras, event });
+                }
+            }
+        }
+        self.take_in_each(&mut single);
+        Ok(())
+    }
+
+    fn take_in_each(&self, decoded: &mut Vec<Decoded<E>>) {
+        let mut state = self.state.lock();
+        let mut after = Aftermath::default();
+        for Decoded { sequence, at, weight, extras, event } in decoded.drain(..) {
+            skip_to(&mut state, sequence);
+            if let Some(extras) = &extras {
+                self.note_times(&mut state, sequence, at, extras, &mut after);
+            }
+            self.keep(&mut state, Slot::own(event, at, extras), weight, 0, &mut after);
+        }
+    }
+
+    /// Plain messages in a row, published at one time.
+    fn take_in_row(
+        &self,
+        row: &mut Vec<(Sequence, StoredMessage<'_>)>,
+        codec: &RevivingCodec<E>,
+    ) -> Result<(), String> {
+        let Some((first, at)) = row.first().map(|(first, message)| (*first, message.at)) else {
+            return Ok(());
+        };
+        let count = row.len();
+        let mut stage = self.log.stage(count);
+        let mut bytes = 0;
+        for (sequence, message) in row.drain(..) {
+            bytes += message.weight;
+            let shared = codec.share(&message).filter(|_| Stage::<E>::copies(count, message.payload.len()));
+            stage.push(match shared {
+                Some(event) => event,
+                None => codec.decode(self.log.incarnation(), sequence, message.payload)?,
+            });
+        }
+        let weigh = |event: &E| self.own_weight(event).unwrap_or(0);
+        let batch = EventBatch::new(stage, bytes, weigh);
+        let mut state = self.state.lock();
+        skip_to(&mut state, first);
+        let appended = self.log.append_batch(&mut state.writer, at, batch, weigh);
+        state.resident_messages += appended.count;
+        state.resident_bytes = state.resident_bytes.saturating_add(appended.bytes);
+        Ok(())
+    }
+
+    /// Puts everything else where it was. Nobody knows the topic yet.
+    pub(crate) fn revive(self: Arc<Self>, mut stored: StoredTopic) -> Arc<Self> {
         let dedup = stored.take_dedup(self.broker.now());
-        let StoredTopic { next, last_published, messages, books, snapshots, .. } = stored;
+        let StoredTopic { next, last_published, books, snapshots, .. } = stored;
         {
             let mut state = self.state.lock();
             state.dedup = dedup;
-            let mut after = Aftermath::default();
-            for ((sequence, message), event) in messages.into_iter().zip(events) {
-                let gap = sequence - state.writer.next();
-                if gap > 0 {
-                    state.writer.skip(gap);
-                }
-                if let Some(extras) = &message.extras {
-                    self.note_times(&mut state, sequence, message.at, extras, &mut after);
-                }
-                let slot = Slot::own(event, message.at, message.extras);
-                self.keep(&mut state, slot, message.weight, 0, &mut after);
-            }
-            let gap = next - state.writer.next();
-            if gap > 0 {
-                state.writer.skip(gap);
-            }
+            skip_to(&mut state, next);
             state.last_published = last_published;
             state.staging = Staging::new(next);
             self.log.publish_tail(&state.writer);
@@ -80,6 +170,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         for book in books.into_values() {
             self.revive_book(book);
         }
+        self
     }
 
     fn revive_book(self: &Arc<Self>, stored: StoredBook) {
@@ -148,18 +239,48 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
     }
 }
 
-/// The events of stored messages. With nothing locked.
-///
-/// # Errors
-/// A message that the codec does not read, and why.
-pub(crate) fn decode<E: 'static>(
-    codec: &dyn Codec<E>,
-    payloads: &[(MessageId, Bytes)],
-) -> Result<Vec<E>, String> {
-    let decode = |(id, payload): &(MessageId, Bytes)| match contained(|| codec.decode(payload)) {
-        Some(Ok(event)) => Ok(event),
-        Some(Err(error)) => Err(format!("message {id} cannot be decoded: {error}")),
-        None => Err(format!("message {id} cannot be decoded: the codec panicked")),
-    };
-    payloads.iter().map(decode).collect()
+/// A message whose event was made.
+struct Decoded<E> {
+    sequence: Sequence,
+    at: Tick,
+    weight: u64,
+    extras: Option<Box<Extras>>,
+    event: E,
+}
+
+/// So many messages go into the log together.
+const AT_ONCE: usize = 256;
+
+fn skip_to<E>(state: &mut TopicState<E>, next: Sequence) {
+    let gap = next - state.writer.next();
+    if gap > 0 {
+        state.writer.skip(gap);
+    }
+}
+
+/// How events are made of stored messages.
+pub(crate) struct RevivingCodec<E> {
+    pub(crate) codec: Arc<dyn Codec<E>>,
+    /// The codec is the crate's own, of raw bytes.
+    pub(crate) is_raw: bool,
+}
+
+impl<E: Send + Sync + 'static> RevivingCodec<E> {
+    fn decode(&self, topic: u64, sequence: Sequence, payload: &[u8]) -> Result<E, String> {
+        let why = match contained(|| self.codec.decode(payload)) {
+            Some(Ok(event)) => return Ok(event),
+            Some(Err(error)) => error.to_string(),
+            None => "the codec panicked".to_owned(),
+        };
+        Err(format!("message {} cannot be decoded: {why}", MessageId::new(topic, sequence)))
+    }
+
+    /// The payload as it lies where it was read, if that is an event.
+    fn share(&self, message: &StoredMessage<'_>) -> Option<E> {
+        if !self.is_raw || TypeId::of::<E>() != TypeId::of::<Bytes>() {
+            return None;
+        }
+        let mut shared = message.share();
+        (&mut shared as &mut dyn Any).downcast_mut::<Option<E>>()?.take()
+    }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::delivery::hand_out::{Grant, Ticket};
 use crate::delivery::ledger::Ledger;
+use crate::engine::local::committer::waits_for_nothing;
 use crate::engine::local::receive::Held;
 use crate::engine::local::store::Added;
 use crate::engine::local::subscription::{Records, SubscriptionCore};
@@ -117,6 +118,11 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
     fn make_release_safe(&self, returned: Option<Added>) -> Result<(), SettleError> {
         let (Some(stored), Some(added)) = (&self.topic.stored, returned) else { return Ok(()) };
         let position = added.map_err(|fault| SettleError::Storage { fault })?;
+        if waits_for_nothing() {
+            // A future that is dropped.
+            stored.store.write_elsewhere(position);
+            return Ok(());
+        }
         self.settled(stored.store.write(position))
     }
 

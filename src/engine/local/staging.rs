@@ -1,5 +1,6 @@
 //! The road in, on disk: a message is staged under the topic's lock, where it gets its sequence and its place in the journal, and goes into the log when its unit is safe.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -21,6 +22,14 @@ use crate::message::{Extras, IdempotencyId, Message, MessageId};
 use crate::sequence::Sequence;
 use crate::sync::Mutex;
 use crate::time::Tick;
+
+crate::sync::thread_local! {
+    /// Where a codec puts what it makes, used again and again. It meets no other thread.
+    static PAYLOAD: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// A larger one is not kept.
+const KEPT_PAYLOAD_LEN_MAX: usize = 64 << 10;
 
 /// What a topic on disk has beside one in memory.
 pub(crate) struct Stored<E> {
@@ -56,9 +65,19 @@ impl Staging {
 pub(crate) trait Part: Send + Sync {
     /// They go into the log, behind the gate if there is one; or they came to nothing.
     fn enter(&self, is_safe: bool, gate: Option<&Arc<Gate>>);
+    /// Of acks: nobody looks at the book until they have entered.
+    fn hold(&self) -> Option<Box<dyn Held + '_>> {
+        None
+    }
     /// The gate is open.
     fn ungate(&self);
     fn follow_up(self: Arc<Self>);
+}
+
+/// See [`Part::hold`].
+pub(crate) trait Held {
+    /// They are safe, and take effect.
+    fn enter(self: Box<Self>);
 }
 
 /// What takes effect at one instant when its unit is safe: a transaction.
@@ -94,16 +113,19 @@ impl Completion for Together {
         };
         let is_safe = outcome.is_ok();
         match &*messages {
-            [only] => only.enter(is_safe, None),
+            [only] if acks.is_empty() => only.enter(is_safe, None),
             several if is_safe && !several.is_empty() => {
                 let gate = Gate::new();
                 several.iter().for_each(|part| part.enter(true, Some(&gate)));
+                // In one order, by the books' numbers, as who stages locks them. Who sees a message and then asks a book finds what came with it.
+                let held: Vec<_> = acks.iter().filter_map(|part| part.hold()).collect();
                 gate.open();
                 several.iter().for_each(|part| part.ungate());
+                // Last: how far a book has come is also read without its lock, and who reads it so must find what was published.
+                return held.into_iter().for_each(Held::enter);
             }
             several => several.iter().for_each(|part| part.enter(false, None)),
         }
-        // Last: how far a book has come is also read without its lock, and who reads it so must find what was published.
         acks.iter().for_each(|part| part.enter(is_safe, None));
     }
 
@@ -266,7 +288,9 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         message: &Message<E>,
         weight: Option<u64>,
     ) -> Result<EncodedMessage, (PublishErrorKind, Option<CodecError>)> {
-        let mut payload = Vec::new();
+        // Taken, because a codec may itself publish.
+        let mut payload = PAYLOAD.with(Cell::take);
+        payload.clear();
         match contained(|| stored.codec.encode(&message.event, &mut payload)) {
             Some(Ok(())) => {}
             Some(Err(error)) => return Err((PublishErrorKind::Encode, Some(error))),
@@ -292,6 +316,9 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         let envelope = Envelope { weight, content, origin: None, payload: &payload };
         encode_message(&mut encoded, &envelope, extras)
             .map_err(|OverLimit(_)| (PublishErrorKind::TooLarge, None))?;
+        if payload.capacity() <= KEPT_PAYLOAD_LEN_MAX {
+            PAYLOAD.with(|kept| kept.set(payload));
+        }
         Ok(EncodedMessage { bytes: encoded, weight, content })
     }
 

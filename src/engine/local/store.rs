@@ -18,7 +18,7 @@ use crate::journal::{
 };
 use crate::options::{Durability, OnDamage};
 use crate::stats::RecoveryReport;
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, thread};
 
 /// Something that takes effect when its unit is safe.
@@ -55,6 +55,8 @@ pub(crate) struct Store {
     /// What the first failure said. It lives as long as the process, for errors are passed around by value: there is one for each disk that fails.
     fault: Mutex<Option<&'static str>>,
     pub(super) checkpoints: Checkpoints,
+    /// Somebody is on the way to write a checkpoint.
+    is_sent_for: AtomicBool,
     pub(super) committer: Arc<Committer>,
 }
 
@@ -99,7 +101,7 @@ impl Store {
         }
         let mut archives = archiving::Found::new(disk.clone(), dir, options);
         let mut visit = |replayed: Replayed<'_>| {
-            progress.note(&replayed);
+            progress.note(&replayed, || archives.bytes());
             match replayed {
                 Replayed::Begin { .. } => Ok(()),
                 // What is lost is in the report.
@@ -108,7 +110,7 @@ impl Store {
                     Ok(())
                 }
                 Replayed::Chunk(bytes) => recovered.image_chunk(bytes),
-                Replayed::Imaged => archives.read(&mut recovered),
+                Replayed::Imaged => archives.read(&mut recovered, &mut progress),
                 Replayed::Unit { bytes, .. } => recovered.unit(bytes),
             }
         };
@@ -136,6 +138,7 @@ impl Store {
             unwritten: AtomicU64::new(0),
             fault: Mutex::new(None),
             checkpoints: Checkpoints::new(archives),
+            is_sent_for: AtomicBool::new(false),
             committer: Committer::new(interval),
         });
         store.committer.start(&store).map_err(|error| OpenError::Io {
@@ -204,13 +207,27 @@ impl Store {
         }
     }
 
+    /// Waits until all that was added is as safe as was promised, or came to nothing. With nothing locked.
+    pub(super) fn commit_all(&self) {
+        let last = self.journal().ok().and_then(|journal| journal.end().0.checked_sub(1));
+        if let Some(last) = last {
+            let _told_to_each = self.commit(Position(last));
+        }
+    }
+
     /// Waits until all that was added survives a power cut. With nothing locked.
     pub(super) fn sync(&self) -> Result<(), JournalError> {
         self.act(|journal, act| journal.sync_all(act))
     }
 
-    pub(super) fn wants_checkpoint(&self) -> bool {
-        self.journal().is_ok_and(|journal| journal.wants_checkpoint())
+    /// Whether it is time for a checkpoint, and nobody has been sent for it yet: then the caller sends somebody.
+    pub(super) fn sends_for_checkpoint(&self) -> bool {
+        self.journal().is_ok_and(|journal| self.checkpoints.is_time(&journal))
+            && !self.is_sent_for.swap(true, Ordering::AcqRel)
+    }
+
+    pub(super) fn is_at_checkpoint(&self) {
+        self.is_sent_for.store(false, Ordering::Release);
     }
 
     pub(super) fn is_closed(&self) -> bool {

@@ -346,12 +346,20 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
 
     /// A change of which the journal knows already. What follows is for the caller to see to. None: the subscription was deleted.
     pub(super) fn change_unrecorded(&self, act: impl FnOnce(&mut Ledger)) -> Option<After> {
-        let mut desk = self.desk.lock();
+        self.change_unrecorded_in(&mut self.desk.lock(), act)
+    }
+
+    /// [`change_unrecorded`](Self::change_unrecorded) under the lock.
+    pub(super) fn change_unrecorded_in(
+        &self,
+        desk: &mut Desk<E>,
+        act: impl FnOnce(&mut Ledger),
+    ) -> Option<After> {
         if desk.closed {
             return None;
         }
         act(&mut desk.ledger);
-        Some(self.collect_what(&mut desk, None, false))
+        Some(self.collect_what(desk, None, false))
     }
 
     /// What follows from what was just done to the ledger. Under the subscription's lock.

@@ -9,6 +9,7 @@ use crate::contain::drop_contained;
 use crate::delivery::dedup::Dedup;
 use crate::engine::local::broker::{AnyTopic, BrokerCore, Phase, Totals};
 use crate::engine::local::effect::{Creation, Effect, FollowUp};
+use crate::engine::local::forgetting::Forgotten;
 use crate::engine::local::imaging::ImageWriter;
 use crate::engine::local::occupancy::Occupancy;
 use crate::engine::local::replay::Snapshot;
@@ -109,6 +110,8 @@ pub(crate) struct TopicCore<E> {
     pub(super) filtered: AtomicBool,
     pub(super) deduplicated: AtomicU64,
     pub(super) dropped: AtomicU64,
+    /// On disk only.
+    pub(super) forgotten: Forgotten,
 }
 
 /// Under the topic's lock.
@@ -247,6 +250,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             filtered: AtomicBool::new(false),
             deduplicated: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
+            forgotten: Forgotten::default(),
         })
     }
 
@@ -382,7 +386,8 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
                 drop(state);
                 Box::new(move || this.follow_up_update())
             });
-            let added = stored.store.add(&self.record_of_update(config, now), Space::Ordinary, Some(effect))?;
+            let unit = self.record_of_update(config, state.staging.next, now);
+            let added = stored.store.add(&unit, Space::Ordinary, Some(effect))?;
             state.updated_by = Some(added);
             break added;
         };

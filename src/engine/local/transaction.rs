@@ -409,8 +409,7 @@ mod asynchronous {
             loop {
                 if let Some((_, pending)) = &mut seat.flight {
                     let outcome = ready!(Pin::new(pending).poll(context));
-                    let landed =
-                        seat.flight.take().and_then(|(awaited, _)| self.land(&awaited, outcome));
+                    let landed = seat.flight.take().and_then(|(awaited, _)| self.land(&awaited, outcome));
                     match landed {
                         None => {}
                         Some(Verdict::Failed(reason)) => return Poll::Ready(Err(reason)),

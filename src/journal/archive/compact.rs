@@ -142,15 +142,13 @@ impl Archive {
     }
 
     /// None: it is damaged.
-    fn live_bytes(
-        &self,
-        entry: &Arc<Entry>,
-        mortality: &dyn Mortality,
-    ) -> Result<Option<u64>, ArchiveError> {
+    fn live_bytes(&self, entry: &Arc<Entry>, mortality: &dyn Mortality) -> Result<Option<u64>, ArchiveError> {
         let mut live = 0;
         for found in self.records_of(entry) {
             match found {
-                Ok((sequence, bytes)) if mortality.lives(sequence) => live += (RECORD_PREFIX_LEN + bytes.len()) as u64,
+                Ok((sequence, bytes)) if mortality.lives(sequence) => {
+                    live += (RECORD_PREFIX_LEN + bytes.len()) as u64
+                }
                 Ok(_) => {}
                 Err(ReadError::Damaged(_) | ReadError::Moved) => return Ok(None),
                 Err(ReadError::Disk(error)) => return Err(error),

@@ -1,8 +1,11 @@
 //! Records in their order, from a sequence on, through one buffer.
 
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::vec;
+
+use bytes::Bytes;
 
 use super::file::{Entry, FRAMES_AT, FileHeader, HeaderRead, RECORDS, record};
 use super::survey::damage;
@@ -59,8 +62,27 @@ struct OpenPlace {
 /// What of a frame was not yet given.
 #[derive(Debug, Default)]
 struct Frame {
-    body: Vec<u8>,
+    body: Bytes,
     at: usize,
+}
+
+/// The records of a frame, each somewhere in its bytes.
+#[derive(Debug)]
+pub(crate) struct FrameRecords {
+    pub(crate) bytes: Bytes,
+    at: usize,
+}
+
+impl FrameRecords {
+    /// Each record's sequence, and where its bytes are.
+    pub(crate) fn places(&self) -> impl Iterator<Item = (Sequence, Range<usize>)> + '_ {
+        let mut at = self.at;
+        std::iter::from_fn(move || {
+            let (sequence, record, rest) = record(self.bytes.get(at..)?)?;
+            at = self.bytes.len() - rest.len();
+            Some((sequence, at - record.len()..at))
+        })
+    }
 }
 
 /// What was found where a frame should be.
@@ -77,14 +99,45 @@ impl Records {
         Records { folder, files: files.into_iter(), next, end, file: None, frame: Frame::default() }
     }
 
+    /// What is left of the frame that is read, and then a frame at a time. The first may begin with records that are not asked for.
+    pub(crate) fn next_frame(&mut self) -> Option<Result<FrameRecords, ReadError>> {
+        let read = self.read_frame();
+        if matches!(read, Err(ReadError::Moved | ReadError::Disk(_))) {
+            self.file = None;
+            self.files = Vec::new().into_iter();
+        }
+        match read {
+            Ok(false) => None,
+            Ok(true) => {
+                let Frame { body, at } = std::mem::take(&mut self.frame);
+                let records = FrameRecords { bytes: body, at };
+                self.next = records.places().last().map_or(self.next, |(last, _)| last.next());
+                Some(Ok(records))
+            }
+            Err(error) => Some(Err(error)),
+        }
+    }
+
     fn try_next(&mut self) -> Result<Option<(Sequence, Vec<u8>)>, ReadError> {
         loop {
             if let Some((sequence, bytes)) = self.frame.next(self.next) {
                 self.next = sequence.next();
                 return Ok(Some((sequence, bytes)));
             }
+            if !self.read_frame()? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Reads on to a frame with records. False: there is none any more.
+    fn read_frame(&mut self) -> Result<bool, ReadError> {
+        loop {
+            if self.frame.at < self.frame.body.len() {
+                return Ok(true);
+            }
             let Some(file) = &mut self.file else {
-                let Some(entry) = self.files.next() else { return Ok(None) };
+                let Some(entry) = self.files.next() else { return Ok(false) };
                 let end = self.files.as_slice().first().map_or(self.end, |next| next.header.first);
                 self.file = Some(open(&self.folder, entry, self.next, end)?);
                 continue;
@@ -183,8 +236,8 @@ impl OpenFile {
         if header.durable <= next.get() {
             return Ok(Ok(Next::Passed));
         }
-        let what = match self.reader.body(at, &header)? {
-            Some(body) if are_records(body, &header) => {
+        let what = match self.reader.shared_body(at, &header)? {
+            Some(body) if are_records(&body, &header) => {
                 frame.take(body);
                 return Ok(Ok(Next::Frame));
             }
@@ -235,9 +288,8 @@ fn are_records(body: &[u8], header: &FrameHeader) -> bool {
 }
 
 impl Frame {
-    fn take(&mut self, body: &[u8]) {
-        self.body.clear();
-        self.body.extend_from_slice(body);
+    fn take(&mut self, body: Bytes) {
+        self.body = body;
         self.at = 0;
     }
 

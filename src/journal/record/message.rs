@@ -187,18 +187,26 @@ fn read_extras(flags: u8, content: &mut u64, reader: &mut Reader<'_>) -> Result<
     Ok(extras)
 }
 
-/// A message in its topic's own files: when it was published, and as [`encode_message`] writes it. Appends the first; the second is to follow.
+/// What is before a message in its topic's own files: when it was published (u64). Appends that; the message is to follow, as [`encode_message`] writes it.
 pub(crate) fn write_archived(out: &mut Vec<u8>, at: Tick) {
-    Writer(out).tick(at);
+    Writer(out).u64(at.nanos());
 }
 
-/// What [`write_archived`] and [`encode_message`] wrote.
-pub(crate) fn read_archived(bytes: &[u8]) -> Result<(Tick, Envelope<'_>, Option<Box<Extras>>), Malformed> {
+/// How long that is.
+pub(crate) const ARCHIVED_HEAD_LEN: usize = 8;
+
+/// A message as bytes, and what they say; before it, when it was published.
+pub(crate) type Archived<'a> = (Tick, Envelope<'a>, Option<Box<Extras>>, &'a [u8]);
+
+/// Reads what [`write_archived`] and [`encode_message`] wrote, and perhaps more behind it.
+#[inline]
+pub(crate) fn read_archived(bytes: &[u8]) -> Result<Archived<'_>, Malformed> {
     let mut reader = Reader::new(bytes);
-    let at = reader.tick()?;
+    let at = Tick::from_nanos(reader.u64()?);
+    let before = reader.rest();
     let (envelope, extras) = read_message(&mut reader)?;
-    reader.finish()?;
-    Ok((at, envelope, extras))
+    let message = before.get(..before.len() - reader.rest().len()).unwrap_or_default();
+    Ok((at, envelope, extras, message))
 }
 
 /// Passes over a message without keeping anything of it.
@@ -235,6 +243,21 @@ impl<'a> Messages<'a> {
         let mut reader = Reader::new(self.bytes);
         // What was read once is read again.
         std::iter::from_fn(move || if reader.is_empty() { None } else { read_message(&mut reader).ok() })
+    }
+
+    /// Each message, in order, and its bytes, as [`encode_message`] wrote them.
+    pub(crate) fn each(
+        &self,
+    ) -> impl Iterator<Item = (Envelope<'a>, Option<Box<Extras>>, &'a [u8])> + use<'a> {
+        let mut reader = Reader::new(self.bytes);
+        std::iter::from_fn(move || {
+            let before = reader.rest();
+            if before.is_empty() {
+                return None;
+            }
+            let (envelope, extras) = read_message(&mut reader).ok()?;
+            Some((envelope, extras, before.get(..before.len() - reader.rest().len())?))
+        })
     }
 
     /// Each message as its bytes, as [`encode_message`] wrote them.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{Archives, Kept};
+use crate::engine::local::progress::Progress;
 use crate::engine::local::recovered::Recovered;
 use crate::error::OpenError;
 use crate::journal::archive::{Archive, ArchiveError, Extent, ReadError};
@@ -40,16 +41,26 @@ impl Found {
         }
     }
 
+    /// About how many bytes there are to be read.
+    pub(in crate::engine::local) fn bytes(&self) -> u64 {
+        let topics = Archive::topics(&*self.disk, &self.home).unwrap_or_default();
+        topics.into_iter().map(|topic| Archive::len_on_disk(&*self.disk, &self.home, topic)).sum()
+    }
+
     /// All of the image is read: what it says to be in the topics' own files follows. Once.
     ///
     /// # Errors
     /// Why it cannot be; see [`fault`](Self::fault).
-    pub(in crate::engine::local) fn read(&mut self, recovered: &mut Recovered) -> Result<(), String> {
+    pub(in crate::engine::local) fn read(
+        &mut self,
+        recovered: &mut Recovered,
+        progress: &mut Progress,
+    ) -> Result<(), String> {
         if std::mem::replace(&mut self.is_read, true) {
             return Ok(());
         }
         for (topic, oldest, extent) in recovered.archives() {
-            let (mut archive, damages) = self.read_topic(recovered, topic, oldest, extent)?;
+            let (mut archive, damages) = self.read_topic(recovered, progress, (topic, oldest, extent))?;
             if let Some(first) = damages.first() {
                 if self.options.on_damage == OnDamage::Refuse {
                     return Err(self.fails(damaged(first)));
@@ -67,17 +78,22 @@ impl Found {
     fn read_topic(
         &mut self,
         recovered: &mut Recovered,
-        topic: u64,
-        oldest: Sequence,
-        extent: Extent,
+        progress: &mut Progress,
+        (topic, oldest, extent): (u64, Sequence, Extent),
     ) -> Result<(Archive, Vec<Damage>), String> {
         let mut attempt = 1;
         loop {
-            let opened = Archive::open(self.disk.clone(), &self.home, topic, extent, self.options.segment_len);
+            let opened =
+                Archive::open(self.disk.clone(), &self.home, topic, extent, self.options.segment_len);
             let (archive, mut damages) = opened.map_err(|error| self.fails(failed(error)))?;
-            for found in archive.read_from(oldest) {
+            let mut records = archive.read_from(oldest);
+            while let Some(found) = records.next_frame() {
                 match found {
-                    Ok((sequence, record)) => recovered.archived(topic, sequence, &record)?,
+                    Ok(frame) => {
+                        progress.advance(frame.bytes.len());
+                        let places = frame.places().map(|(sequence, place)| (sequence, place.start));
+                        recovered.archived(topic, &frame.bytes, places)?;
+                    }
                     Err(ReadError::Damaged(damage)) => damages.push(damage),
                     Err(ReadError::Moved) => return Err("files changed while they were read".to_owned()),
                     Err(ReadError::Disk(error)) => return Err(self.fails(failed(error))),
@@ -135,6 +151,7 @@ impl Found {
             checkpoint_len: self.options.checkpoint_len(),
             topics: self.topics,
             compacted: 0,
+            were_damaged: !self.damages.is_empty(),
         };
         Ok((archives, self.damages))
     }
@@ -155,7 +172,9 @@ fn damaged(damage: &Damage) -> OpenError {
 
 fn failed(error: ArchiveError) -> OpenError {
     match error {
-        ArchiveError::Version { file, major } => OpenError::Version { file, what: format!("version {major}") },
+        ArchiveError::Version { file, major } => {
+            OpenError::Version { file, what: format!("version {major}") }
+        }
         ArchiveError::Io { verb, file, error } => OpenError::Io { verb, file, reason: error.to_string() },
     }
 }

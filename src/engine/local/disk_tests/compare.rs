@@ -221,6 +221,7 @@ impl History {
                         return Err(format!("P11: {what} was dead, and is gone"));
                     }
                     Settled::Yes | Settled::Maybe | Settled::Here => true,
+                    Settled::No if standing.may_be_settled => true,
                     Settled::No if discard_after.is_some_and(|after| standing.spent.1 >= after) => true,
                     Settled::No => mode == DeliveryMode::AtMostOnce && lost > 0,
                 };
@@ -231,6 +232,7 @@ impl History {
                 standing.settled = Settled::Yes;
             }
         }
+        book.standing(message).may_be_settled = false;
         book.lost_at_most = lost;
         Ok(())
     }

@@ -36,8 +36,6 @@ pub(super) struct Process<'a> {
     trouble: Box<dyn Fn() -> bool>,
     /// A publish was indeterminate.
     poisoned: bool,
-    /// Whether subscriptions get dead-letter topics.
-    buries: bool,
 }
 
 /// What a subscription is to be.
@@ -82,9 +80,17 @@ fn answer_of_settling(done: &Result<(), SettleError>) -> Answer {
     }
 }
 
+/// All errors have this variant, and no type in common.
+fn is_indeterminate<E: std::fmt::Debug>(error: &E) -> bool {
+    format!("{error:?}").starts_with("Indeterminate")
+}
+
 fn answer_of<T, E: std::fmt::Debug>(done: &Result<T, E>) -> Answer {
-    // Only of a publish is it said whether a failure of the disk is known to have done nothing.
-    if done.is_ok() { Answer::Yes } else { Answer::Unknown }
+    match done {
+        Ok(_) => Answer::Yes,
+        Err(error) if is_indeterminate(error) => Answer::Unknown,
+        Err(_) => Answer::No,
+    }
 }
 
 impl<'a> Process<'a> {
@@ -95,7 +101,6 @@ impl<'a> Process<'a> {
         log: &'a mut Log,
         random: &'a mut Random,
         trouble: Box<dyn Fn() -> bool>,
-        buries: bool,
     ) -> Result<Option<Self>, String> {
         let clock = ManualClock::new();
         clock.advance(Duration::from_nanos(history.clock));
@@ -116,7 +121,6 @@ impl<'a> Process<'a> {
             held: Vec::new(),
             trouble,
             poisoned: false,
-            buries,
         };
         process.attach()?;
         Ok(Some(process))
@@ -228,7 +232,7 @@ impl<'a> Process<'a> {
             ordered,
             filtered,
             earliest,
-            dead_after: (may_fail && way < 2 && self.buries).then_some(2),
+            dead_after: (may_fail && way < 2).then_some(2),
             discard_after: (may_fail && way == 2).then_some(2),
         };
         self.subscribe(topic, plan)
@@ -277,7 +281,7 @@ impl<'a> Process<'a> {
         });
         match created {
             Ok(created) => drop(self.subscriptions.insert(self.history.subscriptions.len() - 1, created)),
-            Err(CreateError::Storage { .. }) if self.in_trouble() => {}
+            Err(CreateError::Storage { .. } | CreateError::Indeterminate { .. }) if self.in_trouble() => {}
             Err(error) => return Err(format!("subscription {name}: {error}")),
         }
         Ok(())
@@ -413,10 +417,10 @@ impl<'a> Process<'a> {
         match (way, &done) {
             (0..6, _) => self.history.acked(number, message, answer_of_settling(&done)),
             (_, Err(SettleError::Deleted)) => {}
-            (6..8, Ok(())) => self.fails(number, message),
+            (9, _) => self.history.rejected(number, message, is_sound, done.is_ok()),
             (8, Ok(())) => self.gives_back(number, message),
-            (_, Ok(())) => self.history.rejected(number, message, is_sound),
-            (..) => {}
+            // What fails counts as dropped.
+            (..) => self.fails(number, message, done.is_ok()),
         }
         if matches!(done, Err(SettleError::LeaseExpired { .. })) {
             return Err(format!("P6: s{number} had lost {message} before its time"));
@@ -424,9 +428,9 @@ impl<'a> Process<'a> {
         self.settled(&done)
     }
 
-    fn fails(&mut self, number: usize, message: usize) {
+    fn fails(&mut self, number: usize, message: usize, is_told: bool) {
         let is_sound = !self.in_trouble();
-        self.history.nacked(number, message, is_sound);
+        self.history.nacked(number, message, is_sound, is_told);
         self.release_followers(number, message);
     }
 

@@ -70,22 +70,6 @@ fn p02_a_full_disk_refuses_what_takes_space_and_recovers_when_there_is_some() {
 }
 
 #[test]
-fn p17_what_is_acked_makes_room_on_a_full_disk() {
-    for full in WAYS {
-        let disk = SimDisk::new();
-        let desk = Desk::open(&disk).expect("it is new");
-        disk.set_capacity(CAPACITY, full);
-        let mut next = 0;
-        for round in 0..5 {
-            let end = desk.fill(next);
-            assert!(end - next >= 20, "{full:?}, round {round}: {} fitted", end - next);
-            assert_eq!(desk.ack_all(), (next..end).collect::<Vec<_>>(), "{full:?}, round {round}");
-            next = end + 1;
-        }
-    }
-}
-
-#[test]
 fn p18_a_directory_on_a_full_disk_opens_or_says_why_and_loses_nothing() {
     for full in WAYS {
         let mut disk = SimDisk::new();

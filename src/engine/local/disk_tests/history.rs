@@ -70,14 +70,25 @@ pub(super) struct Standing {
     pub(super) settled: Settled,
     /// Hand-outs that were not released: at least and at most.
     pub(super) spent: (u32, u32),
+    /// So many more, where the power failed before a release was synced.
+    pub(super) released: u32,
     pub(super) held: bool,
     /// Whether it is in the dead-letter topic.
     pub(super) dead: Fate,
+    /// Though somebody had it since, a crash may show it settled: by a transaction of which nobody knows, or before a seek that it undoes.
+    pub(super) may_be_settled: bool,
 }
 
 impl Default for Standing {
     fn default() -> Self {
-        Standing { settled: Settled::No, spent: (0, 0), held: false, dead: Fate::Gone }
+        Standing {
+            settled: Settled::No,
+            spent: (0, 0),
+            released: 0,
+            held: false,
+            dead: Fate::Gone,
+            may_be_settled: false,
+        }
     }
 }
 
@@ -169,6 +180,15 @@ impl Subscription {
 
     pub(super) fn after(&self) -> Option<u32> {
         self.dead_after.or(self.discard_after)
+    }
+}
+
+/// Discarding is as safe as an ack.
+fn discarded(mode: DeliveryMode, is_told: bool) -> Settled {
+    match (mode, is_told) {
+        (DeliveryMode::ExactlyOnce, true) => Settled::Yes,
+        (_, true) => Settled::Here,
+        (_, false) => Settled::Maybe,
     }
 }
 
@@ -288,12 +308,8 @@ impl History {
         if after.is_some_and(|after| seen.attempt > after) {
             return Err(format!("P10: {what} is attempt {} of {after:?}", seen.attempt));
         }
-        *standing = Standing {
-            settled: Settled::No,
-            spent: (seen.attempt, seen.attempt),
-            held: true,
-            dead: standing.dead,
-        };
+        *standing =
+            Standing { settled: Settled::No, spent: (seen.attempt, seen.attempt), held: true, ..*standing };
         if mode == DeliveryMode::AtMostOnce {
             *standing = Standing { settled: Settled::Yes, held: false, ..*standing };
         }
@@ -350,7 +366,7 @@ impl History {
     /// In a transaction of which nobody knows; what it held is given back.
     pub(super) fn may_have_acked(&mut self, subscription: usize, message: usize) {
         let standing = self.subscriptions[subscription].standing(message);
-        (standing.held, standing.settled) = (false, Settled::Maybe);
+        (standing.held, standing.settled, standing.may_be_settled) = (false, Settled::Maybe, true);
     }
 
     /// A new generation: all that is kept is unsettled again, or all there is is settled.
@@ -371,13 +387,14 @@ impl History {
                 _ => Settled::Maybe,
             };
             let most = if answer == Answer::Yes { 0 } else { spent.1 };
+            let may_be_settled = after == Settled::Maybe && !to_end;
             *book.standing(message) =
-                Standing { settled: after, spent: (0, most), held: false, dead: Fate::Gone };
+                Standing { settled: after, spent: (0, most), may_be_settled, ..Standing::default() };
         }
     }
 
-    /// It failed there. `is_sound`: nothing is wrong with the disk.
-    pub(super) fn nacked(&mut self, subscription: usize, message: usize, is_sound: bool) {
+    /// It failed there. `is_sound`: nothing is wrong with the disk. `is_told`: the call returned `Ok`.
+    pub(super) fn nacked(&mut self, subscription: usize, message: usize, is_sound: bool, is_told: bool) {
         let book = &mut self.subscriptions[subscription];
         let (mode, dead_after, discard_after) = (book.mode, book.dead_after, book.discard_after);
         let standing = book.standing(message);
@@ -386,25 +403,25 @@ impl History {
         if has_spent(dead_after) {
             standing.dead = if is_sound { Fate::Sure } else { Fate::Unsure };
         } else if has_spent(discard_after) && mode != DeliveryMode::AtMostOnce {
-            standing.settled = Settled::Here;
+            standing.settled = discarded(mode, is_told);
         }
     }
 
     pub(super) fn released(&mut self, subscription: usize, message: usize) {
         let standing = self.subscriptions[subscription].standing(message);
         standing.held = false;
-        standing.spent.0 = standing.spent.0.saturating_sub(1);
-        // What was written at the hand-out still counts it.
+        standing.spent = (standing.spent.0.saturating_sub(1), standing.spent.1.saturating_sub(1));
+        standing.released += 1;
     }
 
-    pub(super) fn rejected(&mut self, subscription: usize, message: usize, is_sound: bool) {
+    pub(super) fn rejected(&mut self, subscription: usize, message: usize, is_sound: bool, is_told: bool) {
         let book = &mut self.subscriptions[subscription];
-        let dies = book.dead_after.is_some();
+        let (dies, mode) = (book.dead_after.is_some(), book.mode);
         let standing = book.standing(message);
         standing.held = false;
         match dies {
             true => standing.dead = if is_sound { Fate::Sure } else { Fate::Unsure },
-            false => standing.settled = Settled::Here,
+            false => standing.settled = discarded(mode, is_told),
         }
     }
 
@@ -434,6 +451,10 @@ impl History {
                 if !counts {
                     standing.spent.0 = 0;
                 }
+                if with_power {
+                    standing.spent.1 += standing.released;
+                }
+                standing.released = 0;
             }
         }
     }

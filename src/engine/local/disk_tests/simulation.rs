@@ -51,7 +51,7 @@ impl fmt::Display for Counts {
         let Counts { crashes, in_recovery, steps, troubles, checkpoints, archives } = self;
         write!(
             f,
-            "{crashes} crashes, {in_recovery} crashes in a recovery, {troubles} crashes after a failure, {checkpoints} crashes after a checkpoint, {steps} steps"
+            "{crashes} crashes, {in_recovery} crashes in a recovery, {troubles} crashes after a failure, {checkpoints} crashes after a checkpoint, {archives} crashes with files of topics, {steps} steps"
         )
     }
 }
@@ -64,16 +64,10 @@ struct Simulation {
     counts: Counts,
     /// Whether what was not synced may have gone with the last crash.
     has_lost: bool,
-    /// Whether there are dead letters.
-    buries: bool,
-    /// Whether the disk fails before the end.
-    fails: bool,
 }
 
 /// A whole run. What goes wrong is told with the newest of what was done.
 fn run(seed: u64, generations: u64, counts: &mut Counts) -> Result<Vec<String>, String> {
-    // A dead letter that a failing disk does not take is tried again without end.
-    let all = setting("EVENTFLOW_DISK_ALL", 0) > 0;
     let mut simulation = Simulation {
         random: Random::new(seed),
         disk: SimDisk::new(),
@@ -81,8 +75,6 @@ fn run(seed: u64, generations: u64, counts: &mut Counts) -> Result<Vec<String>, 
         log: Log::default(),
         counts: *counts,
         has_lost: false,
-        buries: seed.is_multiple_of(2) || all,
-        fails: seed % 2 == 1 || all,
     };
     for _ in 0..generations {
         let done = simulation.generation();
@@ -104,7 +96,6 @@ impl Simulation {
         let kind = KINDS[random.below(8) as usize];
         let lasts = if random.below(2) == 0 { Lasts::Once } else { Lasts::ForGood };
         match random.below(10) {
-            _ if self.buries && !self.fails => Trouble::None,
             0..3 => Trouble::None,
             3..6 => Trouble::Stop(1 + random.below(150)),
             6 => Trouble::LoseSync(1 + random.below(60)),
@@ -139,7 +130,7 @@ impl Simulation {
         self.log.say(format!("-- {trouble:?}, {end:?}"));
         let (disk, is_troubled) = self.troubled(trouble);
         let Simulation { history, log, random, .. } = self;
-        let started = Process::start(disk, history, log, random, is_troubled, self.buries)?;
+        let started = Process::start(disk, history, log, random, is_troubled)?;
         if let Some(mut process) = started {
             for step in 0..steps {
                 self.counts.steps += 1;

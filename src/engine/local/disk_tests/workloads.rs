@@ -143,7 +143,7 @@ impl Scenario for Workload {
         }
         let (mut log, mut random) = (Log::default(), Random::new(7));
         let trouble = Box::new(|| true);
-        let started = Process::start(disk, history, &mut log, &mut random, trouble, false);
+        let started = Process::start(disk, history, &mut log, &mut random, trouble);
         let Some(mut process) = started.unwrap_or_else(|what| panic!("{what}")) else { return };
         let done = self.run(&mut process, round == 0);
         drop(process);
@@ -178,11 +178,8 @@ fn sequences(most: u32) -> impl Iterator<Item = Vec<Operation>> {
 
 fn plans() -> Vec<Plan> {
     let at_least_once = Plan { mode: DeliveryMode::AtLeastOnce, discard_after: Some(1), ..PLAN };
-    let mut plans = vec![PLAN, at_least_once, Plan { mode: DeliveryMode::AtMostOnce, ..PLAN }];
-    if setting("EVENTFLOW_DISK_ALL", 0) > 0 {
-        plans.push(Plan { dead_after: Some(1), ..PLAN });
-    }
-    plans
+    let dead_letters = Plan { dead_after: Some(1), ..PLAN };
+    vec![PLAN, at_least_once, Plan { mode: DeliveryMode::AtMostOnce, ..PLAN }, dead_letters]
 }
 
 /// One of so many, from the seed on.

@@ -1,8 +1,9 @@
 //! A topic that nobody has opened goes into a checkpoint as it came.
 
+use crate::engine::local::archiving::Dead;
 use crate::engine::local::imaging::ImageWriter;
-use crate::engine::local::recovered::{StoredBook, StoredMessage, StoredSnapshot, StoredTopic};
-use crate::journal::record::{Envelope, Part, Record, encode_message};
+use crate::engine::local::recovered::{StoredBook, StoredSnapshot, StoredTopic};
+use crate::journal::record::{Part, Record};
 use crate::sequence::Sequence;
 
 /// What a message takes at least, beside its payload.
@@ -28,22 +29,27 @@ impl StoredTopic {
     }
 
     pub(super) fn write_messages(&self, image: &mut ImageWriter<'_>) {
-        let oldest = self.messages.keys().next().copied().unwrap_or(self.next);
-        let bytes_before = |to, enough| self.bytes_before(to, enough);
-        let mut messages = image.messages(self.number, oldest, bytes_before, |to| self.gaps_before(to));
-        for (&sequence, message) in self.messages.range(messages.from()..) {
-            messages.push(sequence, message.at, |out| message.encode(out));
+        let oldest = self.messages.first().unwrap_or(self.next);
+        // Nothing of it dies before somebody opens it.
+        let dead = image.asks_for_dead(self.number).map(|to| Dead::new(self.gaps_before(to)));
+        let live_before = |to, enough| self.bytes_before(to, enough);
+        let mut messages = image.messages(self.number, oldest, live_before, dead.as_ref());
+        for (sequence, at, message) in self.messages.encoded_from(messages.from()) {
+            messages.push(sequence, at, |out| {
+                out.extend_from_slice(message);
+                true
+            });
         }
         messages.finish();
     }
 
     fn bytes_before(&self, to: Sequence, enough: u64) -> u64 {
         let mut bytes = 0;
-        for (_, message) in self.messages.range(..to) {
-            bytes += message.payload.len() as u64 + MESSAGE_LEN;
-            if bytes > enough {
+        for (sequence, _, message) in self.messages.encoded_from(Sequence::FIRST) {
+            if sequence >= to || bytes > enough {
                 break;
             }
+            bytes += message.len() as u64 + MESSAGE_LEN;
         }
         bytes
     }
@@ -52,22 +58,13 @@ impl StoredTopic {
     fn gaps_before(&self, to: Sequence) -> Vec<(Sequence, Sequence)> {
         let mut gaps = Vec::new();
         let mut at = Sequence::FIRST;
-        for &sequence in self.messages.range(..to).map(|(sequence, _)| sequence).chain([&to]) {
+        for sequence in self.messages.sequences().take_while(|sequence| *sequence < to).chain([to]) {
             if at < sequence {
                 gaps.push((at, sequence));
             }
             at = sequence.next();
         }
         gaps
-    }
-}
-
-impl StoredMessage {
-    fn encode(&self, out: &mut Vec<u8>) -> bool {
-        let StoredMessage { at: _, weight, content, extras, origin, payload } = self;
-        let envelope = Envelope { weight: *weight, content: *content, origin: *origin, payload };
-        encode_message(out, &envelope, extras.as_deref()).expect("it was read within its limits");
-        true
     }
 }
 
@@ -87,9 +84,7 @@ impl StoredSnapshot {
         let (book, expires) = (self.number, self.expires);
         for (n, part) in Part::all_of(&self.settled.image()).enumerate() {
             image.record(&match n {
-                0 => {
-                    Record::SnapshotCreated { topic, book, name: self.name.clone(), expires, image: part }
-                }
+                0 => Record::SnapshotCreated { topic, book, name: self.name.clone(), expires, image: part },
                 _ => Record::BookImage { topic, book, image: part },
             });
         }

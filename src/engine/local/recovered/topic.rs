@@ -2,15 +2,16 @@
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
-
-use bytes::Bytes;
+use std::sync::Arc;
 
 use crate::delivery::dedup::{Admission, Dedup};
 use crate::delivery::settled::Settled;
+use crate::engine::local::forgetting::{Ranges, settled_within};
+use crate::engine::local::recovered::messages::StoredMessages;
 use crate::engine::local::recovered::{Place, StoredBook, StoredSnapshot};
 use crate::journal::archive::Extent;
-use crate::journal::record::{BookOptions, Envelope, Messages, TopicOptions};
-use crate::message::{Extras, IdempotencyId};
+use crate::journal::record::{BookOptions, Messages, TopicOptions};
+use crate::message::IdempotencyId;
 use crate::name::Name;
 use crate::options::{Capacity, DedupWindow, Keep, Retention};
 use crate::sequence::Sequence;
@@ -32,7 +33,8 @@ pub(crate) struct StoredTopic {
     /// The sequence that the next message gets.
     pub(crate) next: Sequence,
     pub(crate) last_published: Tick,
-    pub(crate) messages: BTreeMap<Sequence, StoredMessage>,
+    /// Shared with who makes events of them.
+    pub(crate) messages: Arc<StoredMessages>,
     /// By number.
     pub(crate) books: BTreeMap<u64, StoredBook>,
     /// By number.
@@ -46,25 +48,6 @@ pub(crate) struct StoredTopic {
     pub(super) oldest: Sequence,
     /// What the image says to be in its own files.
     pub(super) archived: Option<Extent>,
-}
-
-#[derive(Clone)]
-pub(crate) struct StoredMessage {
-    pub(crate) at: Tick,
-    pub(crate) weight: u64,
-    /// What a repeat of its idempotency id is compared with.
-    pub(crate) content: u64,
-    pub(crate) extras: Option<Box<Extras>>,
-    /// Of a dead letter: the topic, and the message there.
-    pub(crate) origin: Option<(u64, Sequence)>,
-    pub(crate) payload: Bytes,
-}
-
-impl std::fmt::Debug for StoredMessage {
-    /// Without the payload, which is to reach no log.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} bytes {:?}", self.payload.len(), self.at)
-    }
 }
 
 /// How far from what is needed, or from the topic's end, a message may lie that a live topic still has though nobody needs it: at most a segment of its log.
@@ -83,7 +66,7 @@ impl StoredTopic {
             has_weigh: false,
             next,
             last_published: Tick::ZERO,
-            messages: BTreeMap::new(),
+            messages: Arc::default(),
             books: BTreeMap::new(),
             snapshots: BTreeMap::new(),
             dedup: Dedup::new(DedupWindow::default()),
@@ -119,17 +102,25 @@ impl StoredTopic {
         dedup
     }
 
-    /// Other options, `at` that moment, unless what is known may be from later.
-    pub(super) fn update(&mut self, options: &TopicOptions<'_>, at: Option<Tick>) {
-        if at.is_some() && options.retention.keep != Keep::UntilAcked {
+    /// Other options, when these were the oldest message that was kept and the next one. `is_exact`: nothing that is known is from later.
+    pub(super) fn update(
+        &mut self,
+        options: &TopicOptions<'_>,
+        (oldest, next): (Sequence, Sequence),
+        now: Tick,
+        is_exact: bool,
+    ) {
+        if let Some(first) = self.messages.first().filter(|first| *first < oldest) {
+            Arc::make_mut(&mut self.messages).drop_within(&[(first, oldest)]);
+        }
+        self.oldest = self.oldest.max(oldest);
+        if is_exact && options.retention.keep != Keep::UntilAcked {
             // What was let go of does not come back by being kept longer.
             self.prune(MARGIN);
         }
         self.set_options(options);
-        if let Some(at) = at {
-            self.dedup.set_window(self.window, at);
-            self.window_is_due = false;
-        }
+        // Nor what was forgotten by being remembered longer.
+        self.dedup.forget_beyond(self.window, next, now);
     }
 
     fn set_options(&mut self, options: &TopicOptions<'_>) {
@@ -164,14 +155,16 @@ impl StoredTopic {
 
     pub(super) fn publish(&mut self, first: Sequence, at: Tick, messages: &Messages<'_>, in_image: bool) {
         let mut sequence = first;
-        for (envelope, extras) in messages.iter() {
+        for (envelope, extras, message) in messages.each() {
             if let Some(id) = extras.as_ref().and_then(|extras| extras.idempotency_id.as_ref())
                 && !in_image
                 && sequence >= self.ids_from
             {
                 self.remember(id, envelope.content, sequence, at);
             }
-            self.keep(sequence, at, envelope, extras);
+            if sequence >= self.oldest {
+                Arc::make_mut(&mut self.messages).push(sequence, at, message);
+            }
             sequence = sequence.next();
         }
         if !in_image {
@@ -179,24 +172,6 @@ impl StoredTopic {
         }
         self.next = self.next.max(sequence);
         self.last_published = self.last_published.max(at);
-    }
-
-    /// Keeps a message, unless it was let go of, or is there.
-    pub(super) fn keep(
-        &mut self,
-        sequence: Sequence,
-        at: Tick,
-        envelope: Envelope<'_>,
-        extras: Option<Box<Extras>>,
-    ) {
-        if sequence >= self.oldest
-            && let Entry::Vacant(vacant) = self.messages.entry(sequence)
-        {
-            let Envelope { weight, content, origin, payload } = envelope;
-            // A copy of its own: a few messages that stay are not to keep a whole unit.
-            let payload = Bytes::copy_from_slice(payload);
-            vacant.insert(StoredMessage { at, weight, content, extras, origin, payload });
-        }
     }
 
     fn remember(&mut self, id: &IdempotencyId, content: u64, sequence: Sequence, at: Tick) {
@@ -256,7 +231,7 @@ impl StoredTopic {
         if !book.is_news(generation)? {
             return Ok(());
         }
-        let first_kept = self.messages.keys().next().copied();
+        let first_kept = self.messages.first();
         match to {
             Place::At(start) => book.ledger.seek_to(start),
             Place::Image(settled) => book.ledger.seek_to_image(settled),
@@ -276,39 +251,46 @@ impl StoredTopic {
 
     /// Drops what no book and no snapshot needs, if that is all the topic keeps; but for so many on either side of each that is needed, and at the end.
     fn prune(&mut self, margin: u64) {
-        if self.retention.keep == Keep::UntilAcked {
-            let needed = self.needed();
-            let mut needed = needed.iter().copied().chain([self.next]).peekable();
-            // The last that is needed before the message that is looked at.
-            let mut before = None;
-            self.messages.retain(|&sequence, _| {
-                while let Some(at) = needed.next_if(|&at| at <= sequence) {
-                    before = Some(at);
-                }
-                let is_near = |at: Sequence| at - sequence <= margin && sequence - at <= margin;
-                before == Some(sequence)
-                    || margin > 0 && [before, needed.peek().copied()].into_iter().flatten().any(is_near)
-            });
+        let Some(first) = self.messages.first().filter(|_| self.retention.keep == Keep::UntilAcked) else {
+            return;
+        };
+        let mut dead = vec![(first, self.next.max(first))];
+        let books = self.books.values().map(|book| book.ledger.settled());
+        for settled in books.chain(self.snapshots.values().map(|snapshot| &snapshot.settled)) {
+            dead = settled_within(settled, &dead);
         }
+        if margin > 0 {
+            dead = self.but_for(margin, &dead);
+        }
+        Arc::make_mut(&mut self.messages).drop_within(&dead);
     }
 
-    /// Those of its messages that some book or snapshot has not settled, in order.
-    fn needed(&self) -> Vec<Sequence> {
-        let books = self.books.values().map(|book| book.ledger.settled());
-        let all: Vec<_> = books.chain(self.snapshots.values().map(|snapshot| &snapshot.settled)).collect();
-        let Some(low) = all.iter().map(|settled| settled.low()).min() else { return Vec::new() };
-        // Who needs one message mostly needs the next.
-        let mut last = 0;
-        let mut is_needed = |sequence: Sequence| {
-            let needed_by = (last..all.len()).chain(0..last).find(|&n| !all[n].is_settled(sequence));
-            last = needed_by.unwrap_or(last);
-            needed_by.is_some()
+    /// The ranges without what is so near to a message outside of them, or to the end.
+    fn but_for(&self, margin: u64, ranges: &[(Sequence, Sequence)]) -> Ranges {
+        let mut ranges = ranges.iter().copied().peekable();
+        let mut left = Ranges::new();
+        // The last message outside.
+        let mut before: Option<Sequence> = None;
+        let mut found: Vec<(Sequence, Sequence)> = Vec::new();
+        let mut narrow = |range: (Sequence, Sequence), before: Option<Sequence>, next: Sequence| {
+            let from = before.map_or(range.0, |before| range.0.max(before + margin + 1));
+            let to = Sequence::new(range.1.get().min(next.get().saturating_sub(margin)));
+            if from < to {
+                left.push((from, to));
+            }
         };
-        self.messages
-            .range(low..)
-            .map(|(&sequence, _)| sequence)
-            .filter(|&sequence| is_needed(sequence))
-            .collect()
+        for sequence in self.messages.sequences() {
+            while let Some(range) = ranges.next_if(|(from, _)| *from <= sequence) {
+                found.push(range);
+            }
+            if found.last().is_some_and(|(_, to)| sequence < *to) {
+                continue;
+            }
+            found.drain(..).for_each(|range| narrow(range, before, sequence));
+            before = Some(sequence);
+        }
+        found.into_iter().chain(ranges).for_each(|range| narrow(range, before, self.next));
+        left
     }
 
     pub(super) fn finish(&mut self, lenient: bool) -> Result<(), String> {
@@ -335,7 +317,7 @@ impl StoredTopic {
         // What a book knows was there: the number is not given again.
         self.next = reach;
         self.prune(0);
-        let floor = self.messages.keys().next().copied().unwrap_or(self.next);
+        let floor = self.messages.first().unwrap_or(self.next);
         self.books.values_mut().for_each(|book| book.ledger.forget_before(floor));
         Ok(())
     }

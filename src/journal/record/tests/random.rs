@@ -114,8 +114,12 @@ fn of_topics() -> impl Strategy<Value = Vec<u8>> {
             name: name("a/b"),
             options
         })),
-        (topic, topic_options())
-            .prop_map(|(topic, options)| encoded(&Record::TopicUpdated { topic, options })),
+        (topic, number, topic_options()).prop_map(|(topic, next, options)| encoded(&Record::TopicUpdated {
+            topic,
+            next: seq(next),
+            oldest: seq(next),
+            options
+        })),
         topic.prop_map(|topic| encoded(&Record::TopicDeleted { topic })),
         (topic, number, image).prop_map(|(topic, n, bytes)| encoded(&Record::TopicImage {
             topic,

@@ -74,7 +74,7 @@ impl Process<'_> {
             self.history.published(number, Answer::No, None)?;
         }
         for &(number, message) in acks {
-            self.fails(number, message);
+            self.fails(number, message, false);
             if self.history.subscriptions[number].ordered {
                 // It may have gone back with an earlier one of its key.
                 self.history.subscriptions[number].standing(message).spent.0 = 0;
@@ -94,11 +94,14 @@ impl Process<'_> {
         let to_end = self.random.below(2) == 0;
         let done = self.subscriptions[&number].seek(if to_end { Seek::Latest } else { Seek::Earliest });
         self.log.say(format!("s{number} seeks to its end {to_end}: {done:?}"));
-        // What was held is given back in vain.
-        self.held.retain(|(of, ..)| *of != number);
+        if matches!(done, Ok(()) | Err(SeekError::Indeterminate { .. })) {
+            // What was held is given back in vain.
+            self.held.retain(|(of, ..)| *of != number);
+        }
         match done {
             Ok(()) => self.history.sought(number, to_end, Answer::Yes),
-            Err(SeekError::Storage { .. }) if self.in_trouble() => {
+            Err(SeekError::Storage { .. }) if self.in_trouble() => {}
+            Err(SeekError::Indeterminate { .. }) if self.in_trouble() => {
                 self.history.sought(number, to_end, Answer::Unknown);
             }
             Err(error) => return Err(format!("s{number} seeks: {error}")),

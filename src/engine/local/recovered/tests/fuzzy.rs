@@ -53,7 +53,7 @@ fn agrees_with_the_model(ops: &[Op]) -> TestCaseResult {
     for topic in recovered.topics() {
         let expected = &model.topics[&topic.number];
         prop_assert_eq!(topic.next.get(), expected.next);
-        let kept: Vec<_> = topic.messages.keys().map(|sequence| sequence.get()).collect();
+        let kept: Vec<_> = topic.messages.sequences().map(|sequence| sequence.get()).collect();
         match topic.retention == Retention::forever() {
             true => prop_assert_eq!(kept, (1..expected.next).collect::<Vec<_>>()),
             false => prop_assert_eq!(kept, expected.needed().into_iter().collect::<Vec<_>>()),

@@ -280,10 +280,9 @@ impl Model {
                 topic.options.dedup =
                     DedupWindow::time(Duration::from_nanos(life.into())).max_ids(ids.into());
                 topic.window.set_window(topic.options.dedup, now);
-                let options = topic.options.clone();
-                self.add(
-                    unit().put(&Record::Clock { now }).put(&Record::TopicUpdated { topic: number, options }),
-                );
+                let (next, options) = (seq(topic.next), topic.options.clone());
+                let updated = Record::TopicUpdated { topic: number, next, oldest: seq(1), options };
+                self.add(unit().put(&Record::Clock { now }).put(&updated));
             }
             Op::CreateBook { topic, back, again } => self.create_book(topic, back, again),
             Op::DeleteBook { topic, book } => {

@@ -6,7 +6,7 @@ use super::*;
 fn what_all_have_settled_is_dropped() {
     let mut recovered = state(&[topic_and_book().book(1, 2, 1).topic(2, "u").book(2, 3, 1)]);
     let forever = TopicOptions { retention: Retention::forever(), ..topic_options() };
-    apply(&mut recovered, &[unit().put(&Record::TopicUpdated { topic: 2, options: forever })]);
+    apply(&mut recovered, &[unit().put(&Record::TopicUpdated { topic: 2, next: seq(1), oldest: seq(1), options: forever })]);
     for n in 1..1_000 {
         let both = unit().publish(1, n, 1).publish(2, n, 1).settle(2, 3, n, n + 1).settle(1, 1, n, n + 1);
         let stuck = if n % 100 == 50 { both } else { both.settle(1, 2, n, n + 1) };
@@ -73,7 +73,7 @@ fn a_seek_finds_what_nobody_needed_before_it() {
 fn what_was_let_go_of_does_not_come_back_by_being_kept_longer() {
     let forever = TopicOptions { retention: Retention::forever(), ..topic_options() };
     let begin = [topic_and_book(), unit().publish(1, 1, 600).settle(1, 1, 1, 601)];
-    let longer = [unit().put(&Record::TopicUpdated { topic: 1, options: forever }).publish(1, 601, 1)];
+    let longer = [unit().put(&Record::TopicUpdated { topic: 1, next: seq(601), oldest: seq(1), options: forever }).publish(1, 601, 1)];
     let kept = kept(&finished(state(&[&begin[..], &longer].concat())));
     assert_eq!(kept, [599, 600, 601], "the last few may be in the segment that is still there");
 }

@@ -74,7 +74,7 @@ fn options_are_the_last_that_the_stream_says() {
         if book {
             unit().put(&Record::BookUpdated { topic: 1, book: 1, options })
         } else {
-            unit().put(&Record::TopicUpdated { topic: 1, options: topic })
+            unit().put(&Record::TopicUpdated { topic: 1, next: seq(1), oldest: seq(1), options: topic })
         }
     };
     let later = [updated(true, 5), updated(false, 6), updated(true, 7), updated(false, 8)];
@@ -109,11 +109,11 @@ fn what_becomes_of_a_message_ends_as_the_stream_says_whatever_the_image_knew() {
 #[test]
 fn an_id_counts_once_and_in_its_order() {
     let window = |ids: usize| TopicOptions { dedup: DedupWindow::default().max_ids(ids), ..topic_options() };
-    let begin = [topic_and_book().put(&Record::TopicUpdated { topic: 1, options: window(2) })];
+    let begin = [topic_and_book().put(&Record::TopicUpdated { topic: 1, next: seq(1), oldest: seq(1), options: window(2) })];
     let later = [
         unit().publish_ids(1, 1, &[Some("a"), Some("b")]),
         unit().publish_ids(1, 3, &[Some("c")]),
-        unit().put(&Record::TopicUpdated { topic: 1, options: window(3) }),
+        unit().put(&Record::TopicUpdated { topic: 1, next: seq(4), oldest: seq(1), options: window(3) }),
         unit().publish_ids(1, 4, &[Some("a")]),
     ];
     let all = [&begin[..], &later[..]].concat();
@@ -133,8 +133,8 @@ fn a_shorter_window_in_between_forgets_nothing_that_the_image_remembers() {
         |nanos| TopicOptions { dedup: DedupWindow::time(Duration::from_nanos(nanos)), ..topic_options() };
     let begin = [topic_and_book(), unit().publish_ids(1, 1, &[Some("a")])];
     let later = [
-        unit().put(&Record::TopicUpdated { topic: 1, options: window(1) }),
-        unit().put(&Record::TopicUpdated { topic: 1, options: window(1_000) }),
+        unit().put(&Record::TopicUpdated { topic: 1, next: seq(2), oldest: seq(1), options: window(1) }),
+        unit().put(&Record::TopicUpdated { topic: 1, next: seq(2), oldest: seq(1), options: window(1_000) }),
         unit().publish_ids(1, 9, &[Some("b")]),
     ];
     let all = [&begin[..], &later[..]].concat();
