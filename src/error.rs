@@ -79,8 +79,11 @@ pub struct StorageFault {
 }
 
 impl StorageFault {
-    pub(crate) const FULL: StorageFault =
-        StorageFault { is_full: true, is_unsure: false, reason: "the disk is full: try again when there is space" };
+    pub(crate) const FULL: StorageFault = StorageFault {
+        is_full: true,
+        is_unsure: false,
+        reason: "the disk is full: try again when there is space",
+    };
 
     pub(crate) fn new(reason: &'static str) -> Self {
         StorageFault { is_full: false, is_unsure: false, reason }

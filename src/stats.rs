@@ -3,6 +3,9 @@
 use std::time::Duration;
 
 /// What one subscription has and did. Counters count since the subscription was created; a seek does not reset them.
+///
+/// On disk, what was settled is counted exactly, and `delivered`, `redelivered`, `nacked`, `released` and `leases_expired` go on, when the directory is opened again, from what the last checkpoint knew:
+/// hand-outs are not worth a record each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SubscriptionStats {

@@ -215,12 +215,7 @@ pub(super) fn read_up_to(file: &dyn DiskFile, offset: u64, len: usize) -> io::Re
 }
 
 /// The same, in the room of a vector, if it has room enough.
-pub(super) fn read_into(
-    file: &dyn DiskFile,
-    offset: u64,
-    len: usize,
-    room: Vec<u8>,
-) -> io::Result<Vec<u8>> {
+pub(super) fn read_into(file: &dyn DiskFile, offset: u64, len: usize, room: Vec<u8>) -> io::Result<Vec<u8>> {
     let mut bytes = if room.capacity() >= len { room } else { vec![0; len] };
     bytes.resize(len, 0);
     let mut filled = 0;

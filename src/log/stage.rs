@@ -39,11 +39,6 @@ impl<'a, E: 'static> Stage<'a, E> {
         }
     }
 
-    /// Whether a payload of this length is copied beside others, where so many are expected.
-    pub(crate) fn copies(expected: usize, len: usize) -> bool {
-        expected >= PART_LEN_MIN && len <= LAID_LEN_MAX
-    }
-
     pub(crate) fn is_empty(&self) -> bool {
         self.events.is_empty()
     }
@@ -57,10 +52,29 @@ impl<'a, E: 'static> Stage<'a, E> {
         self.events.push(event);
     }
 
+    /// Adds an event that is but this payload; false: events are something else, or it is too long.
+    #[inline]
+    pub(crate) fn push_payload(&mut self, payload: &[u8]) -> bool {
+        let len = payload.len();
+        if self.expected < PART_LEN_MIN || len > LAID_LEN_MAX {
+            return false;
+        }
+        let mut empty = Some(Bytes::new());
+        let empty = (&mut empty as &mut dyn Any).downcast_mut::<Option<E>>().and_then(Option::take);
+        let Some(empty) = empty else { return false };
+        if self.payloads.len() + len > self.payloads.capacity() {
+            self.make_room(len);
+        }
+        self.payloads.extend_from_slice(payload);
+        self.laid.push(len as u16);
+        self.events.push(empty);
+        true
+    }
+
     #[inline]
     fn lay(&mut self, payload: &mut Bytes) {
         let len = payload.len();
-        if !Self::copies(self.expected, len) {
+        if self.expected < PART_LEN_MIN || len > LAID_LEN_MAX {
             return self.tell();
         }
         if self.payloads.len() + len > self.payloads.capacity() {

@@ -121,6 +121,6 @@ fn p01_eight_publishers_and_eight_subscribers_need_few_descriptors() {
             told.verify_twice(dir.path(), ALWAYS, &format!("life {life}"));
         }
         println!("figures: {lives} lives with 64 descriptors, {}", told.figures());
-        assert!(told.has_done(lives), "it did something");
+        assert!(told.has_done_something());
     });
 }

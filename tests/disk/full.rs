@@ -38,7 +38,7 @@ fn on_a_small_file_system(test: &str, act: impl FnOnce(&Path)) {
             let (status, said) = run_through(test_process(&before, &test).env(SMALL, dir.path()));
             if said.contains("running 1 test") {
                 assert!(status.success() && said.contains("all is well"), "{said}");
-                print!("{}", said.lines().filter(|line| line.contains("figures: ")).collect::<String>());
+                said.lines().filter(|line| line.contains("figures: ")).for_each(|line| println!("{line}"));
                 return;
             }
         }

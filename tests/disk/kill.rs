@@ -18,7 +18,8 @@ fn p01_what_a_killed_process_was_told_is_true() {
         let mut told = Told::default();
         let mut random = Random(seed);
         for kill in 0..kills {
-            let lines = 1 + random.below(1_500);
+            // Now and then late enough for the acks to catch up with the publishes.
+            let lines = (1 + random.below(1_500)) * [1, 1, 1, 4][kill as usize % 4];
             let manner = Manner { durability: ["always", "os", "interval"][kill as usize % 3], ..ALWAYS };
             let case = format!("kill {kill} after {lines} lines, {}", manner.durability);
             println!("{case}");
@@ -28,6 +29,6 @@ fn p01_what_a_killed_process_was_told_is_true() {
             told.verify_twice(dir.path(), manner, &case);
         }
         println!("figures: {kills} kills, {} restarts, {}", 2 * kills, told.figures());
-        assert!(told.has_done(kills), "it did something");
+        assert!(told.has_done_something());
     });
 }

@@ -39,6 +39,6 @@ fn p01_what_was_told_before_the_power_failed_is_true() {
             told.verify_twice(&store, ALWAYS, &format!("cut {cut} after {lines} lines"));
         }
         println!("figures: {cuts} power cuts, {} restarts, {}", 2 * cuts, told.figures());
-        assert!(told.has_done(cuts), "it did something");
+        assert!(told.has_done_something());
     });
 }

@@ -311,9 +311,9 @@ impl Told {
         format!("{published} published, {acked} acked, {once} handed out once")
     }
 
-    /// So much was done that a comparison means something.
-    pub(crate) fn has_done(&self, least: u64) -> bool {
-        self.published.len() as u64 > least && self.acked.len() as u64 > least
+    /// Else a comparison means nothing.
+    pub(crate) fn has_done_something(&self) -> bool {
+        !self.published.is_empty() && !self.acked.is_empty()
     }
 }
 

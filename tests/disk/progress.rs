@@ -44,7 +44,7 @@ fn it_is_told_from_nothing_to_all_by_the_opening_thread() {
         let (_broker, told) = open(&dir);
         assert!(told.iter().all(|(_, thread)| *thread == thread::current().id()));
         let (first, last) = (told[0].0, told[told.len() - 1].0);
-        let written = batches * (10 * 8 << 10);
+        let written = batches * ((10 * 8) << 10);
         assert!(first.total >= written, "{first:?}: it is all there to be read");
         assert_eq!((first.read, last.read), (0, last.total));
         assert!(told.is_sorted_by_key(|(progress, _)| progress.read), "{told:?}");

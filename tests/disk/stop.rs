@@ -47,7 +47,7 @@ fn p01_p07_a_process_that_stood_still_under_load_goes_on_and_loses_nothing() {
         process.kill(&mut told);
         told.verify_twice(dir.path(), manner, "at the end");
         println!("figures: {stops} stops, {} acks too late, {}", told.late, told.figures());
-        assert!(told.has_done(stops), "it did something");
+        assert!(told.has_done_something());
     });
 }
 

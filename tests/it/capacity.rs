@@ -478,3 +478,16 @@ fn huge_and_zero_capacities_neither_panic_nor_hang() {
         }
     });
 }
+
+#[test]
+fn a_dead_letter_weighs_what_its_own_topic_says() {
+    let (broker, _clock) = manual();
+    let dead = broker.topic::<u64>("dead").weigh(|n| n * 5).create().unwrap();
+    let _undertaker = dead.subscription("undertaker").create().unwrap();
+    let work = broker.topic::<u64>("work").weigh(|_| 3).create().unwrap();
+    let worker = work.subscription("worker").dead_letter(DeadLetter::to(&dead)).create().unwrap();
+    work.publish(7u64).unwrap();
+    assert_eq!(work.stats().resident_bytes, 3);
+    take(&worker).reject("too light").unwrap();
+    assert_eq!(dead.stats().resident_bytes, 35);
+}

@@ -41,7 +41,8 @@ impl BrokerCore {
             // One that was opened meanwhile is deleted like any other.
             let (stored, live) = {
                 let mut topics = this.topics.write();
-                let stored = this.store.as_ref().and_then(|_| this.recovered.lock().take_topic(name.as_str()));
+                let stored =
+                    this.store.as_ref().and_then(|_| this.recovered.lock().take_topic(name.as_str()));
                 let is_this = topics.get(&name).is_some_and(|topic| topic.number() == number);
                 (stored, if is_this { topics.remove(&name) } else { None })
             };
@@ -55,8 +56,7 @@ impl BrokerCore {
                 this.forget_snapshots_of(&topic);
             })
         };
-        self.put_applied(&Record::TopicDeleted { topic: number }, apply)
-            .map_err(DeleteError::from)?;
+        self.put_applied(&Record::TopicDeleted { topic: number }, apply).map_err(DeleteError::from)?;
         // Of two who delete it, one did.
         if is_done.load(Ordering::Acquire) { Ok(()) } else { Err(DeleteError::NotFound) }
     }

@@ -4,6 +4,7 @@
 extern crate self as eventflow;
 
 #[cfg(feature = "async")]
+mod archives;
 mod asynchronous;
 mod audit;
 mod compare;

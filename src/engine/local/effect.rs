@@ -92,12 +92,8 @@ impl Creation {
         });
         let position = store.add(unit, Space::Ordinary, Some(effect))?;
         // It may have ended by now.
-        let _ended = of(created).0.compare_exchange(
-            Self::BEGUN,
-            position.0,
-            Ordering::AcqRel,
-            Ordering::Acquire,
-        );
+        let _ended =
+            of(created).0.compare_exchange(Self::BEGUN, position.0, Ordering::AcqRel, Ordering::Acquire);
         Ok(position)
     }
 

@@ -6,13 +6,13 @@ mod checkpointing;
 pub(crate) mod commit;
 pub(crate) mod committer;
 pub(crate) mod dead_letter;
+mod deletion;
 #[cfg(test)]
 mod disk_tests;
-mod deletion;
 mod effect;
 pub(crate) mod examine;
-mod forgetting;
 pub(crate) mod flight;
+mod forgetting;
 mod imaging;
 pub(crate) mod occupancy;
 pub(crate) mod progress;

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use crate::contain::contained;
 use crate::delivery::dedup::Admission;
-use crate::engine::local::flight::Flight;
 use crate::engine::local::dead_letter::Grave;
+use crate::engine::local::flight::Flight;
 use crate::engine::local::occupancy::{Occupancy, Room};
 use crate::engine::local::staging::EncodedMessage;
 use crate::engine::local::subscription::SubscriptionCore;

@@ -36,7 +36,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 pub(crate) use self::book::{StoredBook, StoredSnapshot};
-pub(crate) use self::messages::{StoredMessage, StoredMessages};
+pub(crate) use self::messages::{PlainRow, Row, StoredMessage, StoredMessages};
 pub(crate) use self::topic::StoredTopic;
 use crate::delivery::settled::{Outcome, Settled};
 use crate::journal::archive::Extent;
@@ -142,18 +142,19 @@ impl Recovered {
         self.topics.values().filter_map(archived).collect()
     }
 
-    /// Messages in a topic's own files: each lies somewhere in these bytes.
+    /// Messages in a topic's own files, at most `count`: each lies somewhere in these bytes.
     pub(crate) fn archived(
         &mut self,
         topic: u64,
         bytes: &Bytes,
+        count: usize,
         records: impl Iterator<Item = (Sequence, usize)>,
     ) -> Result<(), String> {
         let Some(topic) = self.topics.get_mut(&topic) else { return Ok(()) };
         let mut last = None;
         let oldest = topic.oldest;
         let kept = records.filter(|(sequence, _)| *sequence >= oldest).inspect(|found| last = Some(*found));
-        let done = Arc::make_mut(&mut topic.messages).push_piece(bytes, kept);
+        let done = Arc::make_mut(&mut topic.messages).push_piece(bytes, count, kept);
         done.map_err(|error| format!("topic {}: {error}", topic.number))?;
         if let Some((sequence, at)) = last {
             topic.next = topic.next.max(place(sequence)?.next());
@@ -450,7 +451,9 @@ impl Recovered {
     /// Gives the number that is next, which is never one that somebody has heard of.
     fn must_be_gone(&self, what: &str, number: u64, next: u64) -> Result<u64, String> {
         match self.phase {
-            Phase::Image if !self.lenient => Err(format!("something is said of {what} {number}, which never was")),
+            Phase::Image if !self.lenient => {
+                Err(format!("something is said of {what} {number}, which never was"))
+            }
             _ => Ok(next.max(after(number)?)),
         }
     }

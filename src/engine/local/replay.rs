@@ -86,8 +86,9 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
                     // What is staged by now lies before it in the journal.
                     let end = state.staging.next;
                     let unit = subscription.record_of_new(&desk.ledger, start, end, gaps.as_slice());
-                    let added =
-                        Creation::add(&stored.store, &unit, &subscription, |subscription| &subscription.creation);
+                    let added = Creation::add(&stored.store, &unit, &subscription, |subscription| {
+                        &subscription.creation
+                    });
                     Some(added.map_err(SubscribeError::Storage)?)
                 }
                 None => None,
@@ -280,10 +281,7 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
 
     /// Gives what changed for the topic's occupancy. None: the subscription was deleted meanwhile.
     #[expect(clippy::type_complexity, reason = "called once")]
-    fn move_to(
-        self: &Arc<Self>,
-        place: Place,
-    ) -> Option<(Vec<(Sequence, Sequence, i64)>, Option<Added>)> {
+    fn move_to(self: &Arc<Self>, place: Place) -> Option<(Vec<(Sequence, Sequence, i64)>, Option<Added>)> {
         let (counts, has_gaps) = self.topic.survey_for_seek();
         self.change(|ledger| {
             let tail = self.topic.log.tail();

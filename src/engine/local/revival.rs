@@ -1,9 +1,6 @@
 //! A topic that was read back from disk, once the program has said what its events are.
 
-use std::any::{Any, TypeId};
 use std::sync::Arc;
-
-use bytes::Bytes;
 
 use crate::codec::Codec;
 use crate::contain::contained;
@@ -12,14 +9,14 @@ use crate::engine::local::broker::BrokerCore;
 use crate::engine::local::dead_letter::Cemetery;
 use crate::engine::local::publish::Aftermath;
 use crate::engine::local::recovered::{
-    StoredBook, StoredMessage, StoredMessages, StoredSnapshot, StoredTopic,
+    PlainRow, Row, StoredBook, StoredMessage, StoredMessages, StoredSnapshot, StoredTopic,
 };
 use crate::engine::local::replay::Snapshot;
 use crate::engine::local::staging::Staging;
 use crate::engine::local::subscription::SubscriptionCore;
 use crate::engine::local::topic::{Book, TopicCore, TopicOptions, TopicState, Weigh};
 use crate::journal::record::DeadLetterTo;
-use crate::log::{EventBatch, PART_LEN_MIN, Slot, Stage};
+use crate::log::{EventBatch, PART_LEN_MIN, Slot};
 use crate::message::{Extras, MessageId};
 use crate::name::Name;
 use crate::options::{Capacity, DedupWindow, Retention};
@@ -58,51 +55,36 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         let Revivable { number, retention, capacity, window, messages } = stored;
         let options = TopicOptions { retention, capacity, dedup: window, ..options };
         let topic = TopicCore::numbered(name.clone(), broker.clone(), options, number);
-        let mut batch = Vec::with_capacity(AT_ONCE);
-        for message in messages.iter() {
-            batch.push(message);
-            if batch.len() == AT_ONCE {
-                topic.take_in(&mut batch, codec)?;
+        let mut single: Vec<Decoded<E>> = Vec::new();
+        for row in messages.rows(PART_LEN_MIN, AT_ONCE) {
+            match row {
+                Row::Plain(row) if matches!(topic.weigh, Weigh::Raw(_)) => {
+                    topic.take_in_each(&mut single);
+                    topic.take_in_row(&row, codec)?;
+                }
+                Row::Plain(row) => {
+                    for (n, payload) in (0..).zip(row.payloads()) {
+                        let sequence = row.first + n;
+                        let event = codec.decode(number, sequence, payload)?;
+                        let (at, weight) = (row.at, payload.len() as u64);
+                        single.push(Decoded { sequence, at, weight, extras: None, event });
+                    }
+                    topic.take_in_each(&mut single);
+                }
+                Row::Message(sequence, StoredMessage { at, weight, extras, payload, .. }) => {
+                    let event = codec.decode(number, sequence, payload)?;
+                    single.push(Decoded { sequence, at, weight, extras, event });
+                    if single.len() == AT_ONCE {
+                        topic.take_in_each(&mut single);
+                    }
+                }
             }
         }
-        topic.take_in(&mut batch, codec)?;
+        topic.take_in_each(&mut single);
         Ok(topic)
     }
 
     /// Messages go into the log, in order.
-    fn take_in(
-        &self,
-        batch: &mut Vec<(Sequence, StoredMessage<'_>)>,
-        codec: &RevivingCodec<E>,
-    ) -> Result<(), String> {
-        let mut batch = batch.drain(..).peekable();
-        let mut single: Vec<Decoded<E>> = Vec::new();
-        let mut row: Vec<(Sequence, StoredMessage<'_>)> = Vec::new();
-        while let Some((sequence, message)) = batch.next() {
-            // As they were published: in one go, and with nothing but the event.
-            let goes_on = batch.peek().is_some_and(|(next, other)| {
-                let is_plain = message.extras.is_none() && other.extras.is_none();
-                is_plain && *next == sequence.next() && other.at == message.at
-            });
-            row.push((sequence, message));
-            if goes_on {
-                continue;
-            }
-            if row.len() >= PART_LEN_MIN && matches!(self.weigh, Weigh::Raw(_)) {
-                self.take_in_each(&mut single);
-                self.take_in_row(&mut row, codec)?;
-            } else {
-                for (sequence, message) in row.drain(..) {
-                    let event = codec.decode(self.log.incarnation(), sequence, message.payload)?;
-                    let StoredMessage { at, weight, extras, .. } = message;
-                    single.push(Decoded { sequence, at, weight, extras, event });
-                }
-            }
-        }
-        self.take_in_each(&mut single);
-        Ok(())
-    }
-
     fn take_in_each(&self, decoded: &mut Vec<Decoded<E>>) {
         let mut state = self.state.lock();
         let mut after = Aftermath::default();
@@ -115,31 +97,20 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         }
     }
 
-    /// Plain messages in a row, published at one time.
-    fn take_in_row(
-        &self,
-        row: &mut Vec<(Sequence, StoredMessage<'_>)>,
-        codec: &RevivingCodec<E>,
-    ) -> Result<(), String> {
-        let Some((first, at)) = row.first().map(|(first, message)| (*first, message.at)) else {
-            return Ok(());
-        };
-        let count = row.len();
-        let mut stage = self.log.stage(count);
+    fn take_in_row(&self, row: &PlainRow<'_>, codec: &RevivingCodec<E>) -> Result<(), String> {
+        let mut stage = self.log.stage(row.len());
         let mut bytes = 0;
-        for (sequence, message) in row.drain(..) {
-            bytes += message.weight;
-            let shared = codec.share(&message).filter(|_| Stage::<E>::copies(count, message.payload.len()));
-            stage.push(match shared {
-                Some(event) => event,
-                None => codec.decode(self.log.incarnation(), sequence, message.payload)?,
-            });
+        for (n, payload) in (0..).zip(row.payloads()) {
+            bytes += payload.len() as u64;
+            if !(codec.is_raw && stage.push_payload(payload)) {
+                stage.push(codec.decode(self.log.incarnation(), row.first + n, payload)?);
+            }
         }
         let weigh = |event: &E| self.own_weight(event).unwrap_or(0);
         let batch = EventBatch::new(stage, bytes, weigh);
         let mut state = self.state.lock();
-        skip_to(&mut state, first);
-        let appended = self.log.append_batch(&mut state.writer, at, batch, weigh);
+        skip_to(&mut state, row.first);
+        let appended = self.log.append_batch(&mut state.writer, row.at, batch, weigh);
         state.resident_messages += appended.count;
         state.resident_bytes = state.resident_bytes.saturating_add(appended.bytes);
         Ok(())
@@ -261,7 +232,7 @@ fn skip_to<E>(state: &mut TopicState<E>, next: Sequence) {
 /// How events are made of stored messages.
 pub(crate) struct RevivingCodec<E> {
     pub(crate) codec: Arc<dyn Codec<E>>,
-    /// The codec is the crate's own, of raw bytes.
+    /// The codec is the crate's own, of raw bytes or text.
     pub(crate) is_raw: bool,
 }
 
@@ -273,14 +244,5 @@ impl<E: Send + Sync + 'static> RevivingCodec<E> {
             None => "the codec panicked".to_owned(),
         };
         Err(format!("message {} cannot be decoded: {why}", MessageId::new(topic, sequence)))
-    }
-
-    /// The payload as it lies where it was read, if that is an event.
-    fn share(&self, message: &StoredMessage<'_>) -> Option<E> {
-        if !self.is_raw || TypeId::of::<E>() != TypeId::of::<Bytes>() {
-            return None;
-        }
-        let mut shared = message.share();
-        (&mut shared as &mut dyn Any).downcast_mut::<Option<E>>()?.take()
     }
 }

@@ -103,7 +103,8 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
 
     pub(crate) fn release(self: &Arc<Self>, ticket: Ticket) -> Result<(), SettleError> {
         self.settle_by_the_clock()?;
-        let (done, records) = self.change_telling(|ledger| ledger.release(ticket)).ok_or(SettleError::Deleted)?;
+        let (done, records) =
+            self.change_telling(|ledger| ledger.release(ticket)).ok_or(SettleError::Deleted)?;
         expired_unless(done)?;
         self.make_release_safe(records.returned)
     }
@@ -166,7 +167,9 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
     ) -> Result<Records, SettleError> {
         self.check_settleable()?;
         let (count, records) = self
-            .change_telling(|ledger| tickets.iter().rev().filter(|ticket| !act(ledger, **ticket)).count() as u64)
+            .change_telling(|ledger| {
+                tickets.iter().rev().filter(|ticket| !act(ledger, **ticket)).count() as u64
+            })
             .ok_or(SettleError::Deleted)?;
         unless_expired(count)?;
         Ok(records)

@@ -11,7 +11,7 @@ use crate::engine::local::dead_letter::Grave;
 use crate::engine::local::effect::Entry;
 use crate::engine::local::publish::{Aftermath, Parcel, id_of};
 use crate::engine::local::store::{Completion, Store};
-use crate::engine::local::topic::{TopicCore, TopicState};
+use crate::engine::local::topic::{TopicCore, TopicState, Weigh};
 use crate::error::{CodecError, PublishErrorKind};
 use crate::journal::record::{
     Envelope, List, OutcomeCode, OverLimit, Record, SettledRange, encode_message, write_published,
@@ -446,7 +446,12 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         if !matches!(contained(|| stored.codec.encode(origin.event(), &mut payload)), Some(Ok(()))) {
             return false;
         }
-        let weight = payload.len() as u64;
+        let len = payload.len() as u64;
+        let weight = match &self.weigh {
+            Weigh::Size => len,
+            // A message that is on this road must not be lost to a closure.
+            _ => self.weight_of(origin.event()).unwrap_or(len),
+        };
         let mut encoded = Vec::new();
         let (topic, book) = (grave.core.topic.log.incarnation(), grave.core.id);
         let envelope =

@@ -319,7 +319,8 @@ impl Store {
             return StorageFault::FULL;
         }
         let mut fault = self.fault.lock();
-        let fault = StorageFault::new(fault.get_or_insert_with(|| Box::leak(error.to_string().into_boxed_str())));
+        let fault =
+            StorageFault::new(fault.get_or_insert_with(|| Box::leak(error.to_string().into_boxed_str())));
         if matches!(error, JournalError::Indeterminate(_)) { fault.unsure() } else { fault }
     }
 }

@@ -367,7 +367,12 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         self.collect_what(desk, segment, true)
     }
 
-    fn collect_what(&self, desk: &mut Desk<E>, segment: Option<&Segment<E>>, is_to_be_recorded: bool) -> After {
+    fn collect_what(
+        &self,
+        desk: &mut Desk<E>,
+        segment: Option<&Segment<E>>,
+        is_to_be_recorded: bool,
+    ) -> After {
         // The tail first: if it shows a message of the next segment, this one's end is seen to be final.
         let tail = self.topic.log.tail();
         let ledger = &mut desk.ledger;
@@ -375,7 +380,9 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         ledger.forget_before(self.topic.log.floor());
         let news = ledger.take_news();
         let recorded = match &self.topic.stored {
-            Some(stored) if is_to_be_recorded && !news.is_empty() => Some(self.record_settled(stored, ledger, news.as_slice())),
+            Some(stored) if is_to_be_recorded && !news.is_empty() => {
+                Some(self.record_settled(stored, ledger, news.as_slice()))
+            }
             _ => None,
         };
         let returned = self.topic.stored.as_ref().and_then(|stored| self.record_returns(stored, ledger));

@@ -64,12 +64,17 @@ struct OpenPlace {
 struct Frame {
     body: Bytes,
     at: usize,
+    count: u32,
+    /// All its records come before it.
+    end: u64,
 }
 
 /// The records of a frame, each somewhere in its bytes.
 #[derive(Debug)]
 pub(crate) struct FrameRecords {
     pub(crate) bytes: Bytes,
+    /// At most so many.
+    pub(crate) count: usize,
     at: usize,
 }
 
@@ -109,10 +114,9 @@ impl Records {
         match read {
             Ok(false) => None,
             Ok(true) => {
-                let Frame { body, at } = std::mem::take(&mut self.frame);
-                let records = FrameRecords { bytes: body, at };
-                self.next = records.places().last().map_or(self.next, |(last, _)| last.next());
-                Some(Ok(records))
+                let Frame { body, at, count, end } = std::mem::take(&mut self.frame);
+                self.next = self.next.max(Sequence::new(end));
+                Some(Ok(FrameRecords { bytes: body, count: count as usize, at }))
             }
             Err(error) => Some(Err(error)),
         }
@@ -238,7 +242,7 @@ impl OpenFile {
         }
         let what = match self.reader.shared_body(at, &header)? {
             Some(body) if are_records(&body, &header) => {
-                frame.take(body);
+                frame.take(body, &header);
                 return Ok(Ok(Next::Frame));
             }
             Some(_) => "the records are not as the header says",
@@ -288,9 +292,8 @@ fn are_records(body: &[u8], header: &FrameHeader) -> bool {
 }
 
 impl Frame {
-    fn take(&mut self, body: Bytes) {
-        self.body = body;
-        self.at = 0;
+    fn take(&mut self, body: Bytes, header: &FrameHeader) {
+        *self = Frame { body, at: 0, count: header.count, end: header.durable };
     }
 
     /// The next record from this sequence on.

@@ -229,7 +229,7 @@ fn a_reader_under_way_is_told_when_its_files_are_gone_and_reads_what_took_their_
     let extent = fill(&mut archive, 1..200);
     let mut reader = archive.read_from(Sequence::FIRST);
     assert!(reader.next().is_some_and(|found| found.is_ok()));
-    archive.compact(&extent, u64::MAX, &|sequence: Sequence| sequence.get() % 10 == 0).unwrap();
+    archive.compact(&extent, u64::MAX, &|sequence: Sequence| sequence.get().is_multiple_of(10)).unwrap();
     let mut found = Vec::new();
     let mut moved = 0;
     while let Some(next) = reader.next() {
@@ -301,7 +301,9 @@ fn a_reader_reads_what_was_put_under_the_same_name() {
     let lives = |sequence: u64| sequence < first || sequence >= end || sequence == end - 1;
     let readers = [1, first, end - 1].map(|from| archive.read_from(Sequence::new(from)));
     let before = files(&disk);
-    assert!(archive.compact(&extent, u64::MAX, &|sequence: Sequence| lives(sequence.get())).unwrap().freed > 0);
+    assert!(
+        archive.compact(&extent, u64::MAX, &|sequence: Sequence| lives(sequence.get())).unwrap().freed > 0
+    );
     assert_eq!(files(&disk), before);
     for (reader, from) in readers.into_iter().zip([1, first, end - 1]) {
         let found: Vec<u64> = reader.map(|found| found.unwrap().0.get()).collect();

@@ -209,6 +209,13 @@ pub(crate) fn read_archived(bytes: &[u8]) -> Result<Archived<'_>, Malformed> {
     Ok((at, envelope, extras, message))
 }
 
+/// When the message was published that [`write_archived`] and [`encode_message`] wrote, if it is but a payload.
+#[inline]
+pub(crate) fn is_plain_archived(bytes: &[u8]) -> Option<Tick> {
+    let (at, rest) = bytes.split_first_chunk::<ARCHIVED_HEAD_LEN>()?;
+    (rest.first() == Some(&0)).then(|| Tick::from_nanos(u64::from_le_bytes(*at)))
+}
+
 /// Passes over a message without keeping anything of it.
 fn skip_message(reader: &mut Reader<'_>) -> Result<(), Malformed> {
     read_message(reader).map(drop)

@@ -90,7 +90,10 @@ fn records_of_topics_are_these_bytes() {
         has_weigh: true,
     };
     let full = "01 05 06 01 07 01 08 01 01 01 02 02 00 00 00 01 04 6a736f6e 03";
-    check(&Record::TopicUpdated { topic: 1, next: seq(5), oldest: seq(3), options }, &format!("11 190000 01 05 03 {full}"));
+    check(
+        &Record::TopicUpdated { topic: 1, next: seq(5), oldest: seq(3), options },
+        &format!("11 190000 01 05 03 {full}"),
+    );
     check(&Record::TopicDeleted { topic: 128 }, "12 020000 8001");
     let dedup = Part { bytes: &[9, 8], more: true };
     let image = Record::TopicImage { topic: 1, next: seq(5), oldest: seq(3), last_published: at(4), dedup };

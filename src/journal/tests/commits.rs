@@ -66,6 +66,24 @@ fn a_sync_is_of_all_segments_and_a_checkpoint_begins_with_one() {
 }
 
 #[test]
+fn a_checkpoint_counts_only_when_all_that_its_image_may_have_seen_is_safe() {
+    use crate::journal::disk::sim::Tear;
+    let disk = SimDisk::new();
+    let journal = opened(&disk);
+    journal.put("one");
+    let end = journal.journal.end();
+    // Added while the image is made, which may show it.
+    let mut image = std::iter::from_fn({
+        let mut is_first = true;
+        let journal = &journal;
+        move || std::mem::take(&mut is_first).then(|| journal.add("seen")).map(|_| b"one".to_vec())
+    });
+    journal.journal.checkpoint(end, &mut image, &mut ignore).unwrap();
+    let nothing_more = disk.cuts(1, 0, Tear::Never).remove(0);
+    assert_eq!(opened(&disk.restart(&nothing_more)).found.texts(), ["one", "seen"]);
+}
+
+#[test]
 fn many_threads_share_syncs_and_nobody_is_forgotten() {
     let disk = SimDisk::new();
     let journal = opened(&disk);

@@ -150,6 +150,17 @@ fn no_flipped_bit_loses_anything_in_silence() {
     }
 }
 
+/// There is an older one, and all that is needed beside it.
+#[test]
+fn a_damaged_checkpoint_costs_nothing() {
+    for store in [Store::killed(), Store::closed()] {
+        let mut harms = flips(&store.files, 61);
+        harms.retain(|harm| harm.file.to_string_lossy().contains("checkpoint-"));
+        let figures = store.judge_all("bit flips", &harms);
+        assert!(figures.tried > 100 && figures.whole == figures.tried, "{figures:?}");
+    }
+}
+
 #[test]
 fn no_truncation_loses_anything_in_silence() {
     let store = Store::killed();

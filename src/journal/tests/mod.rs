@@ -22,7 +22,11 @@ pub(super) const DIR: &str = "journal";
 
 /// Segments as small as they may be.
 pub(super) fn small() -> JournalOptions {
-    JournalOptions { segment_len: 16 << 10, segments_per_checkpoint: 1, ..JournalOptions::new(Durability::Always) }
+    JournalOptions {
+        segment_len: 16 << 10,
+        segments_per_checkpoint: 1,
+        ..JournalOptions::new(Durability::Always)
+    }
 }
 
 /// What was replayed.

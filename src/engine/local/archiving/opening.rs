@@ -92,7 +92,7 @@ impl Found {
                     Ok(frame) => {
                         progress.advance(frame.bytes.len());
                         let places = frame.places().map(|(sequence, place)| (sequence, place.start));
-                        recovered.archived(topic, &frame.bytes, places)?;
+                        recovered.archived(topic, &frame.bytes, frame.count, places)?;
                     }
                     Err(ReadError::Damaged(damage)) => damages.push(damage),
                     Err(ReadError::Moved) => return Err("files changed while they were read".to_owned()),

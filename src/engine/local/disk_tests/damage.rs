@@ -94,8 +94,12 @@ impl Store {
     }
 
     fn open(disk: &SimDisk, on_damage: OnDamage) -> Result<(Broker, ManualClock), OpenError> {
-        let options =
-            JournalOptions { segment_len: SEGMENT_LEN, segments_per_checkpoint: 1, on_damage, ..JournalOptions::new(Durability::Always) };
+        let options = JournalOptions {
+            segment_len: SEGMENT_LEN,
+            segments_per_checkpoint: 1,
+            on_damage,
+            ..JournalOptions::new(Durability::Always)
+        };
         let clock = ManualClock::new();
         let broker = Broker::on_disk(Arc::new(disk.clone()), Path::new(DIR), options, clock.clone())?;
         Ok((broker, clock))

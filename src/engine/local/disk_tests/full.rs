@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use super::audit::event;
-use super::eventflow::{Broker, DeliveryMode, ManualClock, OpenError, PublishError, Subscription, Topic};
+use super::eventflow::{
+    Broker, CommitReason, DeliveryMode, ManualClock, OpenError, PublishError, Subscription, Topic,
+};
 use super::open;
 use crate::journal::disk::sim::{Full, SimDisk};
 
@@ -11,7 +13,7 @@ const CAPACITY: u64 = 200 << 10;
 const LEN: usize = 2_000;
 
 struct Desk {
-    _broker: Broker,
+    broker: Broker,
     topic: Topic<String>,
     billing: Subscription<String>,
 }
@@ -21,7 +23,7 @@ impl Desk {
         let broker = open(Arc::new(disk.clone()), &ManualClock::new())?;
         let topic = broker.topic::<String>("u0").open().expect("there is space for it");
         let billing = topic.subscription("billing").delivery(DeliveryMode::ExactlyOnce).open();
-        Ok(Desk { billing: billing.expect("there is space for it"), topic, _broker: broker })
+        Ok(Desk { billing: billing.expect("there is space for it"), topic, broker: broker })
     }
 
     /// False: there is no space.
@@ -66,6 +68,27 @@ fn p02_a_full_disk_refuses_what_takes_space_and_recovers_when_there_is_some() {
             let found = Desk::open(&disk.fork()).expect("there is space").ack_all();
             assert_eq!(found, (0..end).chain([end + 100]).collect::<Vec<_>>(), "{full:?}");
         }
+    }
+}
+
+#[test]
+fn p5_p16_a_transaction_that_finds_no_space_acks_nothing_either() {
+    for full in WAYS {
+        let disk = SimDisk::new();
+        let desk = Desk::open(&disk).expect("it is new");
+        disk.set_capacity(CAPACITY, full);
+        let end = desk.fill(0);
+        let held = desk.billing.try_recv().expect("it was published");
+        let mut tx = desk.broker.transaction();
+        tx.ack(held);
+        tx.publish(&desk.topic, event(end + 1, LEN));
+        let failed = tx.commit().expect_err("there is no space");
+        assert!(matches!(failed.reason, CommitReason::Storage { .. }), "{:?}", failed.reason);
+        disk.set_capacity(u64::MAX, full);
+        // What is behind it in the journal is safe, and so would it be.
+        assert!(desk.publish(end + 2), "there is space again");
+        let found = Desk::open(&disk.kill()).expect("there is space").ack_all();
+        assert_eq!(found, (0..end).chain([end + 2]).collect::<Vec<_>>(), "{full:?}");
     }
 }
 

@@ -4,13 +4,18 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use crate::journal::record::{Envelope, read_archived, write_archived};
+use crate::journal::record::{
+    ARCHIVED_HEAD_LEN, Archived, Envelope, is_plain_archived, read_archived, write_archived,
+};
 use crate::message::Extras;
 use crate::sequence::Sequence;
 use crate::time::Tick;
 
 /// A piece that is put together here is about as long.
 const PIECE_LEN: usize = 256 << 10;
+
+/// No message is shorter there.
+const RECORD_LEN_MIN: usize = ARCHIVED_HEAD_LEN + 2;
 
 /// Messages by their sequences.
 ///
@@ -54,14 +59,30 @@ pub(crate) struct StoredMessage<'a> {
     #[cfg_attr(not(test), expect(dead_code, reason = "nobody asks yet"))]
     pub(crate) origin: Option<(u64, Sequence)>,
     pub(crate) payload: &'a [u8],
-    /// What the payload was read in, and lies in.
-    whole: Option<&'a Bytes>,
 }
 
-impl StoredMessage<'_> {
-    /// The payload as a part of what it was read in, which is kept as long as that.
-    pub(crate) fn share(&self) -> Option<Bytes> {
-        self.whole.map(|whole| whole.slice_ref(self.payload))
+/// Messages in a row, as they can be made events of together.
+pub(crate) enum Row<'a> {
+    Message(Sequence, StoredMessage<'a>),
+    /// Published at one time, and with nothing but their payloads.
+    Plain(PlainRow<'a>),
+}
+
+pub(crate) struct PlainRow<'a> {
+    piece: &'a Piece,
+    places: &'a [Place],
+    pub(crate) first: Sequence,
+    pub(crate) at: Tick,
+}
+
+impl<'a> PlainRow<'a> {
+    pub(crate) fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    pub(crate) fn payloads(&self) -> impl Iterator<Item = &'a [u8]> {
+        let piece = self.piece;
+        self.places.iter().filter_map(move |place| Some(piece.read(*place)?.1.payload))
     }
 }
 
@@ -88,8 +109,14 @@ impl StoredMessages {
     }
 
     /// The messages, in order.
+    #[cfg(test)]
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Sequence, StoredMessage<'_>)> {
         self.pieces.iter().flat_map(|piece| piece.iter())
+    }
+
+    /// The messages, in order; those that are plain together, if there are at least `min` of them, and at most `max`.
+    pub(crate) fn rows(&self, min: usize, max: usize) -> impl Iterator<Item = Row<'_>> {
+        self.pieces.iter().flat_map(move |piece| piece.rows(min, max))
     }
 
     /// Each message from here on, as [`push`](Self::push) takes it.
@@ -132,13 +159,14 @@ impl StoredMessages {
         self.pieces.insert(next_is, Piece::of(sequence, at, message));
     }
 
-    /// Keeps messages in order, each of which lies somewhere in `bytes` as a topic's own files have it.
+    /// Keeps messages in order, at most `count`, each of which lies somewhere in `bytes` as a topic's own files have it.
     ///
     /// # Errors
     /// One that cannot be read.
     pub(super) fn push_piece(
         &mut self,
         bytes: &Bytes,
+        count: usize,
         records: impl Iterator<Item = (Sequence, usize)>,
     ) -> Result<(), String> {
         let mut piece: Option<Piece> = None;
@@ -152,11 +180,10 @@ impl StoredMessages {
                 piece.places.push(Place { behind, at });
                 continue;
             }
-            let next = Piece {
-                first: sequence,
-                places: vec![Place { behind: 0, at }],
-                bytes: PieceBytes::Whole(bytes.clone()),
-            };
+            // However many it is said to be: no record is shorter.
+            let mut places = Vec::with_capacity(count.min(bytes.len() / RECORD_LEN_MIN + 1));
+            places.push(Place { behind: 0, at });
+            let next = Piece { first: sequence, places, bytes: PieceBytes::Whole(bytes.clone()) };
             if let Some(full) = piece.replace(next) {
                 self.add(full);
             }
@@ -270,23 +297,64 @@ impl Piece {
         self.places.iter().map(|place| self.first + u64::from(place.behind))
     }
 
-    fn read(&self, place: Place) -> Option<(Tick, Envelope<'_>, Option<Box<Extras>>, &[u8])> {
+    fn read(&self, place: Place) -> Option<Archived<'_>> {
         let record = self.bytes().get(place.at as usize..)?;
         // What was read once is read again.
         read_archived(record).ok()
     }
 
+    #[cfg(test)]
     fn iter(&self) -> impl Iterator<Item = (Sequence, StoredMessage<'_>)> {
-        let whole = match &self.bytes {
-            PieceBytes::Whole(bytes) => Some(bytes),
-            PieceBytes::Growing(_) => None,
-        };
-        self.places.iter().filter_map(move |place| {
-            let (at, envelope, extras, _) = self.read(*place)?;
-            let Envelope { weight, content, origin, payload } = envelope;
-            let message = StoredMessage { at, weight, content, extras, origin, payload, whole };
-            Some((self.first + u64::from(place.behind), message))
+        self.places.iter().filter_map(|place| self.message(*place))
+    }
+
+    fn message(&self, place: Place) -> Option<(Sequence, StoredMessage<'_>)> {
+        let (at, envelope, extras, _) = self.read(place)?;
+        let Envelope { weight, content, origin, payload } = envelope;
+        let message = StoredMessage { at, weight, content, extras, origin, payload };
+        Some((self.first + u64::from(place.behind), message))
+    }
+
+    /// When it was published, of a message that is plain.
+    fn plain_at(&self, place: Place) -> Option<Tick> {
+        is_plain_archived(self.bytes().get(place.at as usize..)?)
+    }
+
+    fn rows(&self, min: usize, max: usize) -> impl Iterator<Item = Row<'_>> {
+        let mut from = 0;
+        let mut singles = 0..0;
+        std::iter::from_fn(move || {
+            loop {
+                if let Some(single) = singles.next() {
+                    match self.places.get(single).and_then(|place| self.message(*place)) {
+                        Some((sequence, message)) => return Some(Row::Message(sequence, message)),
+                        None => continue,
+                    }
+                }
+                let rest = self.places.get(from..).filter(|rest| !rest.is_empty())?;
+                let (len, at) = self.plain_len(rest, max);
+                let places = rest.get(..len).unwrap_or_default();
+                let begin = from;
+                from += len.max(1);
+                match (at, places.first()) {
+                    (Some(at), Some(first)) if len >= min => {
+                        let first = self.first + u64::from(first.behind);
+                        return Some(Row::Plain(PlainRow { piece: self, places, first, at }));
+                    }
+                    _ => singles = begin..from,
+                }
+            }
         })
+    }
+
+    /// How many messages in a row are plain and of one time.
+    fn plain_len(&self, places: &[Place], max: usize) -> (usize, Option<Tick>) {
+        let Some(first) = places.first() else { return (0, None) };
+        let Some(at) = self.plain_at(*first) else { return (1, None) };
+        let goes_on = |(n, place): &(usize, &Place)| {
+            place.behind == first.behind.saturating_add(*n as u32) && self.plain_at(**place) == Some(at)
+        };
+        (places.iter().enumerate().take(max).take_while(goes_on).count().max(1), Some(at))
     }
 
     fn encoded(&self) -> impl Iterator<Item = (Sequence, Tick, &[u8])> {
@@ -307,7 +375,7 @@ mod tests {
     use crate::journal::record::encode_message;
 
     fn encoded(payload: &[u8]) -> Vec<u8> {
-        let envelope = Envelope { weight: 3, content: 0, origin: None, payload };
+        let envelope = Envelope { weight: payload.len() as u64, content: 0, origin: None, payload };
         let mut out = Vec::new();
         encode_message(&mut out, &envelope, None).expect("within all limits");
         out
@@ -343,7 +411,7 @@ mod tests {
             for op in ops {
                 match op {
                     Op::Push(sequence, byte) => {
-                        messages.push(Sequence::new(sequence), Tick::from_nanos(sequence), &encoded(&[byte]));
+                        messages.push(Sequence::new(sequence), Tick::from_nanos(sequence / 8), &encoded(&[byte]));
                         model.entry(sequence).or_insert(byte);
                     }
                     Op::Piece(sequences, byte) => {
@@ -351,11 +419,11 @@ mod tests {
                         let mut records = Vec::new();
                         for &sequence in &sequences {
                             records.push((Sequence::new(sequence), bytes.len()));
-                            write_archived(&mut bytes, Tick::from_nanos(sequence));
+                            write_archived(&mut bytes, Tick::from_nanos(sequence / 8));
                             bytes.extend_from_slice(&encoded(&[byte]));
                             model.entry(sequence).or_insert(byte);
                         }
-                        messages.push_piece(&bytes.into(), records.into_iter()).expect("they can be read");
+                        messages.push_piece(&bytes.into(), sequences.len(), records.into_iter()).expect("they can be read");
                     }
                     Op::Drop(ranges) => {
                         let all: Vec<_> = ranges.iter().map(|&(from, to)| (Sequence::new(from), Sequence::new(to))).collect();
@@ -364,12 +432,20 @@ mod tests {
                     }
                 }
                 let found: Vec<_> = messages.iter().map(|(sequence, message)| {
-                    assert_eq!((message.at.nanos(), message.weight), (sequence.get(), 3));
+                    assert_eq!((message.at.nanos(), message.weight), (sequence.get() / 8, 1));
                     (sequence.get(), message.payload[0])
                 }).collect();
                 prop_assert_eq!(&found, &model.iter().map(|(&sequence, &byte)| (sequence, byte)).collect::<Vec<_>>());
                 prop_assert_eq!(messages.len(), found.len());
                 prop_assert_eq!(messages.first().map(Sequence::get), found.first().map(|(sequence, _)| *sequence));
+                let rows: Vec<u64> = messages.rows(2, 3).flat_map(|row| match row {
+                    Row::Message(sequence, _) => vec![sequence.get()],
+                    Row::Plain(row) => {
+                        assert!((2..=3).contains(&row.len()) && row.payloads().count() == row.len());
+                        (0..row.len() as u64).map(|n| row.first.get() + n).collect()
+                    }
+                }).collect();
+                prop_assert_eq!(rows, found.iter().map(|(sequence, _)| *sequence).collect::<Vec<_>>());
                 let from = 20;
                 let rest: Vec<_> = messages.encoded_from(Sequence::new(from)).map(|(sequence, ..)| sequence.get()).collect();
                 prop_assert_eq!(rest, found.iter().map(|(sequence, _)| *sequence).filter(|sequence| *sequence >= from).collect::<Vec<_>>());

@@ -114,6 +114,8 @@ impl StoredTopic {
             Arc::make_mut(&mut self.messages).drop_within(&[(first, oldest)]);
         }
         self.oldest = self.oldest.max(oldest);
+        // It had come so far, whatever units are missing.
+        self.next = self.next.max(oldest);
         if is_exact && options.retention.keep != Keep::UntilAcked {
             // What was let go of does not come back by being kept longer.
             self.prune(MARGIN);

@@ -54,6 +54,7 @@ impl Process<'_> {
                 }
                 for &(number, message) in &acks {
                     self.history.may_have_acked(number, message);
+                    self.release_followers(number, message);
                 }
                 self.history.together.push(Together { messages, acks });
                 Ok(())

@@ -6,7 +6,10 @@ use super::*;
 fn what_all_have_settled_is_dropped() {
     let mut recovered = state(&[topic_and_book().book(1, 2, 1).topic(2, "u").book(2, 3, 1)]);
     let forever = TopicOptions { retention: Retention::forever(), ..topic_options() };
-    apply(&mut recovered, &[unit().put(&Record::TopicUpdated { topic: 2, next: seq(1), oldest: seq(1), options: forever })]);
+    apply(
+        &mut recovered,
+        &[unit().put(&Record::TopicUpdated { topic: 2, next: seq(1), oldest: seq(1), options: forever })],
+    );
     for n in 1..1_000 {
         let both = unit().publish(1, n, 1).publish(2, n, 1).settle(2, 3, n, n + 1).settle(1, 1, n, n + 1);
         let stuck = if n % 100 == 50 { both } else { both.settle(1, 2, n, n + 1) };
@@ -57,7 +60,7 @@ fn nothing_is_dropped_before_the_stream_has_come_to_where_the_image_was_taken() 
     let image = image.finish().expect("nothing fails").concat();
     let truth = told(state(&all));
     assert!(truth.contains("#1 @1"), "{truth}");
-    assert_eq!(told(over(&[image.clone()], &later)), truth);
+    assert_eq!(told(over(std::slice::from_ref(&image), &later)), truth);
     assert_eq!(told(over(&[image], &[&later[..], &[unit().numbers_done()]].concat())), truth);
 }
 
@@ -66,14 +69,19 @@ fn a_seek_finds_what_nobody_needed_before_it() {
     let begin = [topic_and_book(), unit().publish(1, 1, 600).settle(1, 1, 1, 601)];
     let sought = [unit().seek(1, 1, 1, 3).settle_as(1, 1, 10, 600, Outcome::Removed)];
     let recovered = finished(state(&[&begin[..], &sought].concat()));
-    assert_eq!((kept(&recovered), backlog(&recovered)), (vec![3, 4, 5, 6, 7, 8, 9, 600], vec![3, 4, 5, 6, 7, 8, 9, 600]));
+    assert_eq!(
+        (kept(&recovered), backlog(&recovered)),
+        (vec![3, 4, 5, 6, 7, 8, 9, 600], vec![3, 4, 5, 6, 7, 8, 9, 600])
+    );
 }
 
 #[test]
 fn what_was_let_go_of_does_not_come_back_by_being_kept_longer() {
     let forever = TopicOptions { retention: Retention::forever(), ..topic_options() };
     let begin = [topic_and_book(), unit().publish(1, 1, 600).settle(1, 1, 1, 601)];
-    let longer = [unit().put(&Record::TopicUpdated { topic: 1, next: seq(601), oldest: seq(1), options: forever }).publish(1, 601, 1)];
+    let longer = [unit()
+        .put(&Record::TopicUpdated { topic: 1, next: seq(601), oldest: seq(1), options: forever })
+        .publish(1, 601, 1)];
     let kept = kept(&finished(state(&[&begin[..], &longer].concat())));
     assert_eq!(kept, [599, 600, 601], "the last few may be in the segment that is still there");
 }

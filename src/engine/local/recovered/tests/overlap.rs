@@ -109,7 +109,12 @@ fn what_becomes_of_a_message_ends_as_the_stream_says_whatever_the_image_knew() {
 #[test]
 fn an_id_counts_once_and_in_its_order() {
     let window = |ids: usize| TopicOptions { dedup: DedupWindow::default().max_ids(ids), ..topic_options() };
-    let begin = [topic_and_book().put(&Record::TopicUpdated { topic: 1, next: seq(1), oldest: seq(1), options: window(2) })];
+    let begin = [topic_and_book().put(&Record::TopicUpdated {
+        topic: 1,
+        next: seq(1),
+        oldest: seq(1),
+        options: window(2),
+    })];
     let later = [
         unit().publish_ids(1, 1, &[Some("a"), Some("b")]),
         unit().publish_ids(1, 3, &[Some("c")]),
