@@ -6,6 +6,8 @@
 //! `EVENTFLOW_SHUTTLE_SCHEDULE`.
 //!
 //! A thread that waits for ever needs no watchdog here: shuttle sees that nobody can go on, and fails.
+//!
+//! What a disk adds (the group commit, the committer) is explored where it is private, on a simulated disk: `cargo test --release --lib shuttle_`.
 
 #![cfg(eventflow_shuttle)]
 

@@ -1,6 +1,6 @@
 //! The road in, on disk: a message is staged under the topic's lock, where it gets its sequence and its place in the journal, and goes into the log when its unit is safe.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -24,12 +24,34 @@ use crate::sync::Mutex;
 use crate::time::Tick;
 
 crate::sync::thread_local! {
-    /// Where a codec puts what it makes, used again and again. It meets no other thread.
-    static PAYLOAD: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+    /// Buffers of this thread, used again and again: what a codec makes, and messages as the journal is to hold them. To allocate and free one for each message of a large batch takes as long as all
+    /// else that is done for it.
+    static BUFFERS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A larger one is not kept.
-const KEPT_PAYLOAD_LEN_MAX: usize = 64 << 10;
+/// As many are kept.
+const BUFFERS_MAX: usize = 256;
+/// A larger one is not.
+const BUFFER_LEN_MAX: usize = 4 << 10;
+
+/// An empty buffer.
+fn take_buffer() -> Vec<u8> {
+    // A thread that ends may have let go of them before it publishes for the last time.
+    BUFFERS.try_with(|buffers| buffers.borrow_mut().pop()).ok().flatten().unwrap_or_default()
+}
+
+fn keep_buffer(mut buffer: Vec<u8>) {
+    if !(1..=BUFFER_LEN_MAX).contains(&buffer.capacity()) {
+        return;
+    }
+    buffer.clear();
+    let _thread_ends = BUFFERS.try_with(|buffers| {
+        let mut buffers = buffers.borrow_mut();
+        if buffers.len() < BUFFERS_MAX {
+            buffers.push(buffer);
+        }
+    });
+}
 
 /// What a topic on disk has beside one in memory.
 pub(crate) struct Stored<E> {
@@ -288,9 +310,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         message: &Message<E>,
         weight: Option<u64>,
     ) -> Result<EncodedMessage, (PublishErrorKind, Option<CodecError>)> {
-        // Taken, because a codec may itself publish.
-        let mut payload = PAYLOAD.with(Cell::take);
-        payload.clear();
+        let mut payload = take_buffer();
         match contained(|| stored.codec.encode(&message.event, &mut payload)) {
             Some(Ok(())) => {}
             Some(Err(error)) => return Err((PublishErrorKind::Encode, Some(error))),
@@ -312,13 +332,12 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             }
             _ => 0,
         };
-        let mut encoded = Vec::with_capacity(payload.len() + 16);
+        let mut encoded = take_buffer();
+        encoded.reserve(payload.len() + 16);
         let envelope = Envelope { weight, content, origin: None, payload: &payload };
         encode_message(&mut encoded, &envelope, extras)
             .map_err(|OverLimit(_)| (PublishErrorKind::TooLarge, None))?;
-        if payload.capacity() <= KEPT_PAYLOAD_LEN_MAX {
-            PAYLOAD.with(|kept| kept.set(payload));
-        }
+        keep_buffer(payload);
         Ok(EncodedMessage { bytes: encoded, weight, content })
     }
 
@@ -342,6 +361,8 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         let refused = |fault| self.closed_to_publishers().unwrap_or(PublishErrorKind::Storage { fault });
         let position = added.map_err(refused)?;
         self.give_receipts(state, parcels, &mut staged.letters.lock(), now);
+        // The journal has them.
+        parcels.iter_mut().for_each(|parcel| keep_buffer(std::mem::take(&mut parcel.encoded)));
         state.staging.last = Some(position);
         Ok(Some((staged, position)))
     }

@@ -189,7 +189,11 @@ impl std::ops::AddAssign for Figures {
 /// What kind a file is of, by the first word of its name.
 fn kind_of(file: &Path) -> String {
     let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    name.split(['-', '.']).next().unwrap_or_default().to_owned()
+    match name.split(['-', '.']).next() {
+        // Of a topic.
+        Some("file") => "archive".to_owned(),
+        kind => kind.unwrap_or_default().to_owned(),
+    }
 }
 
 /// Judges each of these harms to a copy of `disk`, on both processors, and says what they came to. `judge` panics at a silent loss.

@@ -2,6 +2,9 @@
 //!
 //! `RUSTFLAGS="--cfg eventflow_shuttle" cargo test --release --lib shuttle_tests`
 
+// From outside, as a program sees it: what is tested here is the house, not this floor.
+extern crate self as eventflow;
+
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
@@ -10,6 +13,7 @@ use std::time::Duration;
 
 use shuttle::future::block_on;
 
+use self::eventflow::{Broker, ManualClock, PublishError, RecvError, Retention};
 use super::{Outcome, Safety};
 use crate::engine::local::progress::Progress;
 use crate::engine::local::store::Store;
@@ -18,7 +22,6 @@ use crate::journal::{Durability, JournalError, JournalOptions, Position, Space};
 use crate::options::DeliveryMode;
 use crate::sync::explore::explore;
 use crate::sync::thread::{JoinHandle, spawn};
-use crate::{Broker, ManualClock, PublishError, RecvError, Retention};
 
 fn options() -> JournalOptions {
     JournalOptions { segment_len: 16 << 10, ..JournalOptions::new(Durability::Always) }

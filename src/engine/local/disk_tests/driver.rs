@@ -419,6 +419,11 @@ impl<'a> Process<'a> {
             (_, Err(SettleError::Deleted)) => {}
             (9, _) => self.history.rejected(number, message, is_sound, done.is_ok()),
             (8, Ok(())) => self.gives_back(number, message),
+            (8, Err(SettleError::Indeterminate { .. })) => {
+                self.fails(number, message, false);
+                let standing = self.history.subscriptions[number].standing(message);
+                standing.spent.0 = standing.spent.0.saturating_sub(1);
+            }
             // What fails counts as dropped.
             (..) => self.fails(number, message, done.is_ok()),
         }

@@ -70,7 +70,7 @@ pub(super) struct Standing {
     pub(super) settled: Settled,
     /// Hand-outs that were not released: at least and at most.
     pub(super) spent: (u32, u32),
-    /// So many more, where the power failed before a release was synced.
+    /// So many more, where a crash may forget releases: nobody counts, or the power failed.
     pub(super) released: u32,
     pub(super) held: bool,
     /// Whether it is in the dead-letter topic.
@@ -331,6 +331,7 @@ impl History {
                 && message.fate == Fate::Sure
                 && book.takes(message)
                 && standing.settled == Settled::No
+                && !standing.may_be_settled
                 && !standing.held
         };
         match { earlier }.find(waits).map(|(earlier, _)| earlier) {
@@ -449,10 +450,7 @@ impl History {
                     standing.settled = Settled::Maybe;
                 }
                 if !counts {
-                    standing.spent.0 = 0;
-                }
-                if with_power {
-                    standing.spent.1 += standing.released;
+                    standing.spent = (0, standing.spent.1 + standing.released);
                 }
                 standing.released = 0;
             }
