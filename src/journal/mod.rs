@@ -44,9 +44,7 @@ use std::time::Duration;
 use self::checkpoint::CheckpointHeader;
 use self::commit::{Commits, Level};
 use self::disk::{Disk, Lock};
-#[allow(unused_imports, reason = "nothing above uses it yet")]
-pub(crate) use self::error::Damage;
-pub(crate) use self::error::{JournalError, JournalOpenError};
+pub(crate) use self::error::{Damage, JournalError, JournalOpenError};
 pub(crate) use self::recovery::{Recovery, Replayed, quarantine};
 use self::segment::WriteError;
 pub(crate) use self::writer::Space;

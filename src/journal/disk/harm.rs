@@ -98,7 +98,7 @@ fn is_empty(bytes: &[u8], at: usize, near: usize) -> bool {
 pub(crate) fn flips(files: &Files, step: usize) -> Vec<Harm> {
     let mut harms = Vec::new();
     for (file, bytes) in files {
-        let matters = |at: usize| (!is_empty(bytes, at, 40) && !is_dull(bytes, at)) || at % 251 == 0;
+        let matters = |at: usize| (!is_empty(bytes, at, 40) && !is_dull(bytes, at)) || at.is_multiple_of(251);
         for at in (0..bytes.len()).filter(|&at| matters(at)) {
             for bit in (0..8).filter(|bit| (8 * at + bit) % step == 0) {
                 let how = How::Flipped { at, mask: 1 << bit };
@@ -113,7 +113,7 @@ pub(crate) fn flips(files: &Files, step: usize) -> Vec<Harm> {
 pub(crate) fn cuts(files: &Files, step: usize) -> Vec<Harm> {
     let mut harms = Vec::new();
     for (file, bytes) in files {
-        let matters = |at: usize| (!is_empty(bytes, at, 8) && !is_dull(bytes, at)) || at % 101 == 0;
+        let matters = |at: usize| (!is_empty(bytes, at, 8) && !is_dull(bytes, at)) || at.is_multiple_of(101);
         let lens = (0..bytes.len()).filter(|&len| matters(len) && len % step == 0);
         harms.extend(lens.map(|len| Harm { file: file.clone(), how: How::Cut { len } }));
     }

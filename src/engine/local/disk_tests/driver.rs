@@ -549,7 +549,7 @@ impl<'a> Process<'a> {
         drop(held);
         match done {
             Ok(_) => {
-                history.shut_down();
+                history.shut_down(trouble());
                 Ok(())
             }
             Err(_) if trouble() => Ok(()),

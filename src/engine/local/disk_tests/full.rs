@@ -23,7 +23,7 @@ impl Desk {
         let broker = open(Arc::new(disk.clone()), &ManualClock::new())?;
         let topic = broker.topic::<String>("u0").open().expect("there is space for it");
         let billing = topic.subscription("billing").delivery(DeliveryMode::ExactlyOnce).open();
-        Ok(Desk { billing: billing.expect("there is space for it"), topic, broker: broker })
+        Ok(Desk { billing: billing.expect("there is space for it"), topic, broker })
     }
 
     /// False: there is no space.

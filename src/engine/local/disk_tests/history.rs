@@ -353,6 +353,7 @@ impl History {
             (Answer::Yes, DeliveryMode::ExactlyOnce) => Settled::Yes,
             _ => Settled::Here,
         };
+        standing.may_be_settled |= answer == Answer::Unknown;
         if mode == DeliveryMode::AtLeastOnce && answer == Answer::Yes {
             self.acks.push((subscription, message));
         }
@@ -375,22 +376,29 @@ impl History {
         self.acks.retain(|(of, _)| *of != subscription);
         let known: Vec<usize> = (0..self.messages.len()).collect();
         let book = &mut self.subscriptions[subscription];
-        let before: Vec<bool> = known.iter().map(|&message| book.takes(&self.messages[message])).collect();
+        let takes: Vec<bool> = known.iter().map(|&message| book.takes(&self.messages[message])).collect();
         book.earliest |= !to_end;
         for message in known {
-            let Standing { settled, spent, .. } = *book.standing(message);
-            let was_settled = settled != Settled::No || !before[message];
-            let after = match (to_end, answer) {
+            let before = *book.standing(message);
+            let was_settled = before.settled != Settled::No || before.may_be_settled || !takes[message];
+            let settled = match (to_end, answer) {
                 (true, Answer::Yes) => Settled::Yes,
                 (false, Answer::Yes) => Settled::No,
                 (false, _) if !was_settled => Settled::No,
-                (true, _) if was_settled => settled,
+                (true, _) if was_settled && !before.may_be_settled => before.settled,
                 _ => Settled::Maybe,
             };
-            let most = if answer == Answer::Yes { 0 } else { spent.1 };
-            let may_be_settled = after == Settled::Maybe && !to_end;
-            *book.standing(message) =
-                Standing { settled: after, spent: (0, most), may_be_settled, ..Standing::default() };
+            *book.standing(message) = match answer {
+                Answer::Yes => Standing { settled, ..Standing::default() },
+                _ => Standing {
+                    settled,
+                    spent: (0, before.spent.1),
+                    may_be_settled: was_settled && settled == Settled::Maybe,
+                    held: false,
+                    dead: Fate::Gone,
+                    ..before
+                },
+            };
         }
     }
 
@@ -457,12 +465,14 @@ impl History {
         }
     }
 
-    /// All was synced.
-    pub(super) fn shut_down(&mut self) {
+    /// All was synced. `was_full`: an ack that nobody waited for may have found no space, and nobody was told.
+    pub(super) fn shut_down(&mut self, was_full: bool) {
         self.acks.clear();
-        for standing in self.subscriptions.iter_mut().flat_map(|book| book.standings.values_mut()) {
-            if standing.settled == Settled::Here {
-                standing.settled = Settled::Yes;
+        for book in &mut self.subscriptions {
+            let is_told = book.mode == DeliveryMode::ExactlyOnce || !was_full;
+            for standing in book.standings.values_mut().filter(|standing| standing.settled == Settled::Here) {
+                let is_sure = is_told && !standing.may_be_settled;
+                standing.settled = if is_sure { Settled::Yes } else { Settled::Maybe };
             }
         }
     }

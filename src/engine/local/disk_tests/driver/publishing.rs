@@ -182,7 +182,9 @@ impl Process<'_> {
         }
         self.history.published(number, Answer::No, None)?;
         // It was not there before: whatever was said of it was said of nothing.
-        self.history.subscriptions.iter_mut().for_each(|book| drop(book.standings.remove(&first)));
+        for book in &mut self.history.subscriptions {
+            book.standings.remove(&first);
+        }
         let (born, batch, published) = {
             let now = &self.history.messages[number];
             (now.born, now.batch, now.published)
