@@ -5,6 +5,7 @@ extern crate self as eventflow;
 
 #[cfg(feature = "async")]
 mod archives;
+#[cfg(feature = "async")]
 mod asynchronous;
 mod audit;
 mod compare;
