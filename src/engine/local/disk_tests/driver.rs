@@ -353,9 +353,11 @@ impl<'a> Process<'a> {
         let mut messages = Vec::new();
         for message in batch.iter() {
             messages.push(message.event().split(':').next().and_then(|number| number.parse::<usize>().ok()));
-            let attempt = self.next_attempt(number, *messages.last().expect("just pushed"));
-            let seen = seen(message, attempt, 0)?;
+            let (least, most) = self.spent(number, *messages.last().expect("just pushed"));
+            // A batch does not say attempts.
+            let seen = seen(message, least + 1, 0)?;
             self.history.delivered(number, &seen)?;
+            self.history.subscriptions[number].standing(seen.message).spent.1 = most + 1;
         }
         self.log.say(format!("s{number} receives a batch, and acks {messages:?}"));
         let done = batch.ack();
@@ -371,9 +373,8 @@ impl<'a> Process<'a> {
         }
     }
 
-    /// A batch does not say attempts.
-    fn next_attempt(&mut self, number: usize, message: Option<usize>) -> u32 {
-        message.map_or(0, |message| self.history.subscriptions[number].standing(message).spent.0 + 1)
+    fn spent(&mut self, number: usize, message: Option<usize>) -> (u32, u32) {
+        message.map_or((0, 0), |message| self.history.subscriptions[number].standing(message).spent)
     }
 
     fn settled(&self, done: &Result<(), SettleError>) -> Done {
