@@ -508,8 +508,8 @@ impl<E: Send + Sync + 'static> SubscriptionUpdate<E> {
         self.options
             .check(&self.subscription.topic, core.mode)
             .map_err(|(option, reason)| UpdateError::InvalidOption { option, reason })?;
-        let change = SubscriptionChange {
-            rules: self.options.apply_to(core.rules()),
+        let change = |rules| SubscriptionChange {
+            rules: self.options.apply_to(rules),
             cemetery: self.options.cemetery(),
             expire_after: self.options.expire_after,
         };

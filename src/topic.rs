@@ -606,7 +606,7 @@ fn register<E: Send + Sync + 'static>(
     }
     let Some((topic, added)) = made else { unreachable!("what is registered was made") };
     if let Err(fault) = added.and_then(|()| topic.wait_for_creation()) {
-        core.unregister_topic(name.as_str());
+        core.unregister_topic(name.as_str(), topic.log.incarnation());
         return Err(fault.into());
     }
     Ok(Ok(topic))

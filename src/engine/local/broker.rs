@@ -218,8 +218,12 @@ impl BrokerCore {
         Some(topic)
     }
 
-    pub(crate) fn unregister_topic(&self, name: &str) -> Option<Arc<dyn AnyTopic>> {
-        self.topics.write().remove(name)
+    /// The topic of this name, if it still is the one of this number, is no more.
+    pub(crate) fn unregister_topic(&self, name: &str, number: u64) {
+        let mut topics = self.topics.write();
+        if topics.get(name).is_some_and(|topic| topic.number() == number) {
+            topics.remove(name);
+        }
     }
 
     /// `parker` has messages parked for the dead-letter topic `name`.
@@ -362,7 +366,14 @@ impl BrokerCore {
 
     fn checkpoint_here(&self) {
         if let Some(store) = &self.store {
-            store.checkpoint_in_time(|image| self.write_image(image), || self.numbers());
+            store.checkpoint_in_time(
+                |image| {
+                    self.write_image(image);
+                    // Asked after the image is made: a topic is torn down only after this was said.
+                    self.phase() != Phase::Closed
+                },
+                || self.numbers(),
+            );
         }
     }
 }

@@ -49,7 +49,7 @@ impl Store {
     /// `numbers` is a unit that says so when the image is complete: what is replayed after it, nothing of the image has seen.
     pub(super) fn checkpoint_in_time(
         &self,
-        image: impl FnOnce(&mut ImageWriter<'_>),
+        image: impl FnOnce(&mut ImageWriter<'_>) -> bool,
         numbers: impl FnOnce() -> Vec<u8>,
     ) {
         let Ok(journal) = self.journal() else { return };
@@ -58,6 +58,11 @@ impl Store {
         }
         let Some(mut archives) = self.checkpoints.archives.lock().take() else { return };
         let position = journal.end();
+        // What comes before it is completed, and whoever waits for that wakes, before the image is begun.
+        if self.sync().is_err() {
+            *self.checkpoints.archives.lock() = Some(archives);
+            return;
+        }
         let mut what = Some((image, numbers));
         let mut chunks = Vec::new().into_iter();
         let mut len = 0;
@@ -65,7 +70,9 @@ impl Store {
         let mut lazily = std::iter::from_fn(|| {
             if let Some((image, numbers)) = what.take() {
                 let mut writer = ImageWriter::new(&mut archives);
-                image(&mut writer);
+                if !image(&mut writer) {
+                    return Some(Err(io::ErrorKind::StorageFull.into()));
+                }
                 chunks = match writer.finish() {
                     Ok(chunks) => chunks.into_iter(),
                     Err(error) => return Some(Err::<_, io::Error>(error)),

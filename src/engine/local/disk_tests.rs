@@ -13,6 +13,8 @@ mod damage;
 mod driver;
 mod full;
 mod history;
+#[cfg(feature = "async")]
+mod interplay;
 mod simulation;
 mod threads;
 mod transactions;

@@ -48,6 +48,14 @@ impl<A: FnOnce(bool) -> FollowUp + Send> Completion for Effect<A> {
 }
 
 impl Store {
+    /// Waits until an earlier change is decided: it counts, or came to nothing for want of space. With nothing locked.
+    pub(super) fn await_earlier(&self, earlier: Position) -> Result<(), StorageFault> {
+        match self.commit(earlier) {
+            Ok(()) | Err(JournalError::NoSpace) => Ok(()),
+            Err(error) => Err(self.fault_of(&error)),
+        }
+    }
+
     /// Adds a unit of its own, which takes effect by `apply` when it is as safe as was promised, and waits until then. With nothing locked.
     ///
     /// `apply` takes what locks it needs, and calls no code of a user's; what it gives is called with nothing locked.
@@ -95,6 +103,11 @@ impl Creation {
         let _ended =
             of(created).0.compare_exchange(Self::BEGUN, position.0, Ordering::AcqRel, Ordering::Acquire);
         Ok(position)
+    }
+
+    /// All units of what is not safe yet come after the position of a checkpoint that is being made, and tell of its creation.
+    pub(super) fn is_safe(&self) -> bool {
+        self.0.load(Ordering::Acquire) == Self::SAFE
     }
 
     /// Waits until what is created is as safe as was promised. With nothing locked.

@@ -46,7 +46,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             let settled = self.settled_by_all(first, next);
             let state = self.state.lock();
             // What came back meanwhile, by a seek or a new subscription, is needed.
-            if state.epoch == epoch && state.pending == 0 {
+            if state.epoch == epoch && state.pending == 0 && state.config.retention.keep == keep {
                 *self.forgotten.0.lock() = settled;
             }
         }

@@ -91,7 +91,9 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         let snapshots: Vec<_> = {
             let books = self.books.read();
             let snapshots = books.iter().filter_map(|book| match book {
-                Book::Snapshot(snapshot) => Some(snapshot.clone()),
+                Book::Snapshot(snapshot) => {
+                    Some(snapshot.clone()).filter(|snapshot| snapshot.creation.is_safe())
+                }
                 Book::Subscription(_) => None,
             });
             snapshots.collect()
@@ -99,7 +101,9 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         for snapshot in snapshots {
             chunk.extend_from_slice(&self.record_of_snapshot(&snapshot));
         }
-        for subscription in self.subscriptions() {
+        for subscription in
+            self.subscriptions().into_iter().filter(|subscription| subscription.creation.is_safe())
+        {
             subscription.write_records(&mut chunk);
             image.records(&std::mem::take(&mut chunk));
         }
@@ -155,9 +159,11 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         unit
     }
 
-    pub(super) fn record_snapshot(&self, snapshot: &Snapshot) -> Result<(), StorageFault> {
+    pub(super) fn record_snapshot(&self, snapshot: &Arc<Snapshot>) -> Result<(), StorageFault> {
         let Some(stored) = &self.stored else { return Ok(()) };
-        stored.store.put(&self.record_of_snapshot(snapshot))
+        let unit = self.record_of_snapshot(snapshot);
+        Creation::add(&stored.store, &unit, snapshot, |snapshot| &snapshot.creation)?;
+        snapshot.creation.wait(&stored.store)
     }
 
     /// Appends a message that is in the log, as the journal has it. False: it cannot.
@@ -177,7 +183,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             Weigh::Size => Some(payload.len() as u64),
             _ => self.weight_of(spot.event()),
         };
-        let Some(weight) = weight else { return false };
+        let weight = weight.unwrap_or(payload.len() as u64);
         let envelope = Envelope { weight, content: 0, origin: None, payload: &payload };
         encode_message(out, &envelope, extras).is_ok()
     }

@@ -25,6 +25,7 @@ pub(crate) struct Snapshot {
     pub(crate) name: Name,
     pub(crate) settled: Settled,
     pub(crate) expires: Tick,
+    pub(super) creation: Creation,
 }
 
 /// What makes a subscription.
@@ -330,6 +331,7 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
             name: name.clone(),
             settled: self.desk.lock().ledger.settled().clone(),
             expires: now + life.unwrap_or(SNAPSHOT_LIFE),
+            creation: Creation::done(),
         });
         let ended = {
             let mut state = self.topic.state.lock();

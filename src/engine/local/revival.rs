@@ -7,6 +7,7 @@ use crate::contain::contained;
 use crate::delivery::filter::Filter;
 use crate::engine::local::broker::BrokerCore;
 use crate::engine::local::dead_letter::Cemetery;
+use crate::engine::local::effect::Creation;
 use crate::engine::local::publish::Aftermath;
 use crate::engine::local::recovered::{
     PlainRow, Row, StoredBook, StoredMessage, StoredMessages, StoredSnapshot, StoredTopic,
@@ -129,7 +130,8 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             self.log.publish_tail(&state.writer);
         }
         for StoredSnapshot { number, name, expires, settled } in snapshots.into_values() {
-            let snapshot = Arc::new(Snapshot { id: number, name, settled, expires });
+            let snapshot =
+                Arc::new(Snapshot { id: number, name, settled, expires, creation: Creation::done() });
             let mut state = self.state.lock();
             let mut books = self.books.write();
             books.push(Book::Snapshot(snapshot.clone()));

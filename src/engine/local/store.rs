@@ -234,12 +234,6 @@ impl Store {
         self.journal.lock().is_none()
     }
 
-    /// Adds a unit of its own and waits until it is as safe as was promised. With nothing locked.
-    pub(super) fn put(&self, unit: &[u8]) -> Result<(), StorageFault> {
-        let position = self.add(unit, Space::Ordinary, None)?;
-        self.commit(position).map_err(|error| self.fault_of(&error))
-    }
-
     /// Waits until the unit survives a crash of the process. With nothing locked.
     pub(super) fn write(&self, position: Position) -> Result<(), JournalError> {
         self.unwritten.store(0, Ordering::Relaxed);

@@ -6,13 +6,14 @@ use std::time::Duration;
 use crate::delivery::filter::Filter;
 use crate::delivery::ledger::{Counts, Ledger, LedgerEvent, Rules};
 use crate::engine::local::dead_letter::Cemetery;
-use crate::engine::local::effect::{Creation, FollowUp};
+use crate::engine::local::effect::{Creation, Effect, FollowUp};
 use crate::engine::local::receive::{Held, Shelf};
 use crate::engine::local::store::Added;
 use crate::engine::local::topic::TopicCore;
 use crate::engine::timer::Alarm;
 use crate::error::{RecvError, StorageFault};
 use crate::few::Few;
+use crate::journal::{Position, Space};
 use crate::log::Segment;
 use crate::message::MessageRef;
 use crate::name::Name;
@@ -62,6 +63,8 @@ pub(super) struct Desk<E> {
     pub(super) counted: bool,
     /// How many were outstanding when the ledger was last changed.
     outstanding: u64,
+    /// On disk: the unit of an update that is under way.
+    updated_by: Option<Position>,
     /// The segment of the message that was handed out last, and where it ended then. It keeps nothing, but stands in the way of its being used again.
     pub(super) near: Weak<Segment<E>>,
     pub(super) near_end: Sequence,
@@ -149,6 +152,7 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
             closed: false,
             counted: false,
             outstanding: 0,
+            updated_by: None,
             near: Weak::new(),
             near_end: start,
         };
@@ -234,14 +238,33 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
     }
 
     /// Changes the rules; what is outstanding keeps its deadline.
-    pub(crate) fn update(self: &Arc<Self>, change: SubscriptionChange<E>) -> Result<(), StorageFault> {
+    pub(crate) fn update(
+        self: &Arc<Self>,
+        change: impl Fn(Rules) -> SubscriptionChange<E>,
+    ) -> Result<(), StorageFault> {
         let Some(stored) = &self.topic.stored else {
-            self.apply_update(change)();
+            self.apply_update(change(self.rules()))();
             return Ok(());
         };
-        let unit = self.record_of_update(&change);
-        let this = self.clone();
-        stored.store.put_applied(&unit, move || this.apply_update(change))
+        let position = loop {
+            let mut desk = self.desk.lock();
+            if let Some(earlier) = desk.updated_by {
+                drop(desk);
+                stored.store.await_earlier(earlier)?;
+                continue;
+            }
+            let change = change(desk.ledger.rules().clone());
+            let unit = self.record_of_update(&change);
+            let this = self.clone();
+            let effect = Effect::of(move |is_safe| {
+                this.desk.lock().updated_by = None;
+                if is_safe { this.apply_update(change) } else { Box::new(move || drop(change)) }
+            });
+            let added = stored.store.add(&unit, Space::Ordinary, Some(effect))?;
+            desk.updated_by = Some(added);
+            break added;
+        };
+        stored.store.commit(position).map_err(|error| stored.store.fault_of(&error))
     }
 
     /// All that others see of an update, at once. The rest is to follow with nothing locked.

@@ -370,8 +370,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             let mut state = self.state.lock();
             if let Some(earlier) = state.updated_by {
                 drop(state);
-                // It counts, or came to nothing: then this one is decided.
-                let _known_then = stored.store.commit(earlier);
+                stored.store.await_earlier(earlier)?;
                 continue;
             }
             let mut config = state.config;
@@ -584,7 +583,9 @@ impl<E: Send + Sync + 'static> AnyTopic for TopicCore<E> {
     }
 
     fn write_image(&self, image: &mut ImageWriter<'_>) {
-        self.write_records(image);
+        if self.creation.is_safe() {
+            self.write_records(image);
+        }
     }
 
     fn tear_down(&self) {
