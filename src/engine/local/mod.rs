@@ -7,7 +7,7 @@ pub(crate) mod commit;
 pub(crate) mod committer;
 pub(crate) mod dead_letter;
 mod deletion;
-#[cfg(test)]
+#[cfg(all(test, not(any(eventflow_loom, eventflow_shuttle))))]
 mod disk_tests;
 mod effect;
 pub(crate) mod examine;
