@@ -72,6 +72,8 @@ pub(super) struct Standing {
     pub(super) spent: (u32, u32),
     /// So many more, where a crash may forget releases: nobody counts, or the power failed.
     pub(super) released: u32,
+    /// So many at most, where a crash undoes a seek.
+    pub(super) before_seek: u32,
     pub(super) held: bool,
     /// Whether it is in the dead-letter topic.
     pub(super) dead: Fate,
@@ -85,6 +87,7 @@ impl Default for Standing {
             settled: Settled::No,
             spent: (0, 0),
             released: 0,
+            before_seek: 0,
             held: false,
             dead: Fate::Gone,
             may_be_settled: false,
@@ -393,6 +396,7 @@ impl History {
                 _ => Standing {
                     settled,
                     spent: (0, before.spent.1),
+                    before_seek: before.before_seek.max(before.spent.1 + before.released),
                     may_be_settled: was_settled && settled == Settled::Maybe,
                     held: false,
                     dead: Fate::Gone,
@@ -460,7 +464,10 @@ impl History {
                 if !counts {
                     standing.spent = (0, standing.spent.1 + standing.released);
                 }
-                standing.released = 0;
+                if standing.before_seek > 0 {
+                    standing.spent = (0, standing.spent.1.max(standing.before_seek));
+                }
+                (standing.released, standing.before_seek) = (0, 0);
             }
         }
     }
