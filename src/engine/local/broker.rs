@@ -78,6 +78,8 @@ pub(crate) trait AnyTopic: Send + Sync {
     fn number(&self) -> u64;
     /// On disk: all of it, as records of a checkpoint.
     fn write_image(&self, image: &mut ImageWriter<'_>);
+    /// Nothing is done with it any more.
+    fn mark_deleted(&self);
     /// The topic is no more; what it held is dropped by this call.
     fn tear_down(&self);
     /// The snapshot is no more; what only it kept goes with what follows.

@@ -47,6 +47,7 @@ impl BrokerCore {
                 (stored, if is_this { topics.remove(&name) } else { None })
             };
             says.store(stored.is_some() || live.is_some(), Ordering::Release);
+            live.iter().for_each(|topic| topic.mark_deleted());
             Box::new(move || {
                 drop(stored);
                 let Some(topic) = live else { return };

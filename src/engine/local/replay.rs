@@ -370,6 +370,7 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
             let this = self.clone();
             let deleted = stored.store.put_applied(&unit, move || {
                 let removed = this.topic.take_book(this.id);
+                this.mark_deleted();
                 Box::new(move || this.topic.follow_up_removal(removed))
             });
             return deleted.map_err(DeleteError::from);

@@ -567,6 +567,11 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         self.change(|ledger| ledger.handle_dropped(sequence)).unwrap_or(false)
     }
 
+    /// Nothing is done with it any more.
+    pub(super) fn mark_deleted(&self) {
+        self.deleted.store(true, Ordering::SeqCst);
+    }
+
     /// Marks it deleted; gives what it had not settled of what was published before it went, for the topic's occupancy.
     pub(super) fn close(&self, tail: Sequence) -> (Vec<(Sequence, Sequence)>, bool) {
         self.deleted.store(true, Ordering::SeqCst);

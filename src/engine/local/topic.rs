@@ -588,6 +588,10 @@ impl<E: Send + Sync + 'static> AnyTopic for TopicCore<E> {
         }
     }
 
+    fn mark_deleted(&self) {
+        self.deleted.store(true, Ordering::SeqCst);
+    }
+
     fn tear_down(&self) {
         let segments: Vec<Arc<Segment<E>>>;
         let books;
