@@ -106,6 +106,29 @@ impl fmt::Display for StorageFault {
     }
 }
 
+macro_rules! tells_of_storage_faults {
+    ($($error:ident),*) => {$(
+        impl From<StorageFault> for $error {
+            fn from(fault: StorageFault) -> Self {
+                match fault.is_unsure {
+                    true => $error::Indeterminate { fault },
+                    false => $error::Storage { fault },
+                }
+            }
+        }
+    )*};
+}
+
+tells_of_storage_faults!(
+    CreateError,
+    UpdateError,
+    DeleteError,
+    PublishErrorKind,
+    CommitReason,
+    SettleError,
+    SeekError
+);
+
 /// Why a broker could not be built. Nothing in its directory was changed, unless `Io` struck while it was put in order: the next attempt finds all of it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -239,15 +262,6 @@ pub enum CreateError {
     },
 }
 
-impl From<StorageFault> for CreateError {
-    fn from(fault: StorageFault) -> Self {
-        match fault.is_unsure {
-            true => CreateError::Indeterminate { fault },
-            false => CreateError::Storage { fault },
-        }
-    }
-}
-
 /// Why options were not changed. Nothing changed, unless it is `Indeterminate`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -278,15 +292,6 @@ pub enum UpdateError {
         /// What it said.
         fault: StorageFault,
     },
-}
-
-impl From<StorageFault> for UpdateError {
-    fn from(fault: StorageFault) -> Self {
-        match fault.is_unsure {
-            true => UpdateError::Indeterminate { fault },
-            false => UpdateError::Storage { fault },
-        }
-    }
 }
 
 impl From<RecvError> for UpdateError {
@@ -331,15 +336,6 @@ pub enum DeleteError {
         /// What it said.
         fault: StorageFault,
     },
-}
-
-impl From<StorageFault> for DeleteError {
-    fn from(fault: StorageFault) -> Self {
-        match fault.is_unsure {
-            true => DeleteError::Indeterminate { fault },
-            false => DeleteError::Storage { fault },
-        }
-    }
 }
 
 /// Why a message was not published. It never will be, and comes back where trying again could help.
@@ -749,15 +745,6 @@ pub enum SeekError {
         /// What it said.
         fault: StorageFault,
     },
-}
-
-impl From<StorageFault> for SeekError {
-    fn from(fault: StorageFault) -> Self {
-        match fault.is_unsure {
-            true => SeekError::Indeterminate { fault },
-            false => SeekError::Storage { fault },
-        }
-    }
 }
 
 impl From<RecvError> for SeekError {

@@ -191,7 +191,6 @@ mod few;
 pub mod guide;
 mod handles;
 pub mod inbox;
-#[allow(dead_code, reason = "nothing above uses it yet")]
 mod journal;
 mod log;
 mod message;

@@ -4,11 +4,9 @@ mod committing;
 pub(crate) mod dedup;
 pub(crate) mod filter;
 pub(crate) mod hand_out;
-#[allow(dead_code, reason = "nothing above uses it yet")]
 pub(crate) mod image;
 pub(crate) mod intake;
 pub(crate) mod ledger;
-#[allow(dead_code, reason = "nothing above uses it yet")]
 mod memories;
 pub(crate) mod ordering;
 pub(crate) mod retry;

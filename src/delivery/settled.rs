@@ -16,7 +16,6 @@
 //! one *stretch* for any number of whole pages in a row that were settled alike. A settled message stays as it is, so a
 //! stretch can grow but is never split: settling ten million messages at once makes one part of them.
 
-#[allow(dead_code, reason = "nothing above uses it yet")]
 mod image;
 mod page;
 #[cfg(test)]

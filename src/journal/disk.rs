@@ -61,5 +61,4 @@ pub(crate) mod sim;
 #[cfg(test)]
 mod tests;
 
-#[allow(unused_imports, reason = "nothing above uses it yet")]
 pub(crate) use real::RealDisk;

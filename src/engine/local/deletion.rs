@@ -14,7 +14,7 @@ use crate::time::Tick;
 
 impl BrokerCore {
     /// Does `apply` when the record is safe; at once where there is no disk.
-    fn put_applied(
+    pub(super) fn put_applied(
         &self,
         record: &Record<'_>,
         apply: impl FnOnce() -> FollowUp + Send + 'static,
@@ -57,7 +57,7 @@ impl BrokerCore {
                 this.forget_snapshots_of(&topic);
             })
         };
-        self.put_applied(&Record::TopicDeleted { topic: number }, apply).map_err(DeleteError::from)?;
+        self.put_applied(&Record::TopicDeleted { topic: number }, apply)?;
         // Of two who delete it, one did.
         if is_done.load(Ordering::Acquire) { Ok(()) } else { Err(DeleteError::NotFound) }
     }
@@ -70,27 +70,23 @@ impl BrokerCore {
         };
         let ended = match found {
             Some((topic, snapshot)) => self.end_snapshot(topic, snapshot),
-            None => self.end_recovered_snapshot(name)?,
+            None => {
+                let number = self.recovered.lock().find_snapshot(name).ok_or(DeleteError::NotFound)?;
+                self.end_recovered_snapshot(number)
+            }
         };
-        match ended.map_err(DeleteError::from)? {
-            true => Ok(()),
-            false => Err(DeleteError::NotFound),
-        }
+        if ended? { Ok(()) } else { Err(DeleteError::NotFound) }
     }
 
     /// One of a topic that nobody has opened yet.
-    fn end_recovered_snapshot(
-        self: &Arc<Self>,
-        name: &str,
-    ) -> Result<Result<bool, StorageFault>, DeleteError> {
-        let number = self.recovered.lock().find_snapshot(name).ok_or(DeleteError::NotFound)?;
+    fn end_recovered_snapshot(self: &Arc<Self>, number: (u64, u64)) -> Result<bool, StorageFault> {
         let this = self.clone();
         let record = Record::SnapshotDeleted { topic: number.0, book: number.1 };
-        let ended = self.put_applied(&record, move || {
+        self.put_applied(&record, move || {
             this.recovered.lock().forget_snapshot(number);
             Box::new(|| ())
-        });
-        Ok(ended.map(|()| true))
+        })?;
+        Ok(true)
     }
 
     /// False: somebody else has.

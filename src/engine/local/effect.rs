@@ -47,12 +47,30 @@ impl<A: FnOnce(bool) -> FollowUp + Send> Completion for Effect<A> {
     }
 }
 
+/// See [`Store::put_in_turn`].
+pub(super) enum Turn {
+    /// This is its unit.
+    Added(Position),
+    /// This one is not decided yet.
+    After(Position),
+}
+
 impl Store {
-    /// Waits until an earlier change is decided: it counts, or came to nothing for want of space. With nothing locked.
-    pub(super) fn await_earlier(&self, earlier: Position) -> Result<(), StorageFault> {
-        match self.commit(earlier) {
-            Ok(()) | Err(JournalError::NoSpace) => Ok(()),
-            Err(error) => Err(self.fault_of(&error)),
+    /// Puts one change of something at a time, each decided by what the one before came to: `put` adds its unit, or says which one it comes after.
+    /// Waits until the change counts. With nothing locked.
+    pub(super) fn put_in_turn(
+        &self,
+        mut put: impl FnMut() -> Result<Turn, StorageFault>,
+    ) -> Result<(), StorageFault> {
+        loop {
+            match put()? {
+                Turn::Added(position) => return self.make_sure(position),
+                Turn::After(earlier) => match self.commit(earlier) {
+                    // It counts, or came to nothing for want of space.
+                    Ok(()) | Err(JournalError::NoSpace) => {}
+                    Err(error) => return Err(self.fault_of(&error)),
+                },
+            }
         }
     }
 
@@ -66,7 +84,7 @@ impl Store {
     ) -> Result<(), StorageFault> {
         let effect = Effect::of(move |is_safe| if is_safe { apply() } else { Box::new(move || drop(apply)) });
         let position = self.add(unit, Space::Ordinary, Some(effect))?;
-        self.commit(position).map_err(|error| self.fault_of(&error))
+        self.make_sure(position)
     }
 }
 
@@ -115,7 +133,7 @@ impl Creation {
         match self.0.load(Ordering::Acquire) {
             Self::SAFE => return Ok(()),
             Self::FAILED | Self::BEGUN => {}
-            position => store.commit(Position(position)).map_err(|error| store.fault_of(&error))?,
+            position => store.make_sure(Position(position))?,
         }
         if self.0.load(Ordering::Acquire) == Self::SAFE { Ok(()) } else { Err(StorageFault::FULL) }
     }

@@ -83,10 +83,6 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         if let (JournalError::Closed, Some(kind)) = (&error, self.closed_to_publishers()) {
             return Err(kind);
         }
-        let fault = stored.store.fault_of(&error);
-        Err(match error {
-            JournalError::Indeterminate(_) => PublishErrorKind::Indeterminate { fault },
-            _ => PublishErrorKind::Storage { fault },
-        })
+        Err(stored.store.fault_of(&error).into())
     }
 }

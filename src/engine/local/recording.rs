@@ -278,12 +278,6 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
     }
 
     /// That it delivers nothing, or does again.
-    pub(super) fn record_of_pause(&self, paused: bool) -> Vec<u8> {
-        let mut unit = Vec::new();
-        Record::Paused { topic: self.topic.log.incarnation(), book: self.id, paused }.encode(&mut unit);
-        unit
-    }
-
     fn write_records(&self, out: &mut Vec<u8>) {
         let (image, rules, start) = {
             let desk = self.desk.lock();
@@ -411,17 +405,13 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         recorded: Option<Added>,
     ) -> Result<Option<Position>, SettleError> {
         let Some(added) = recorded else { return Ok(None) };
-        let position = added.map_err(|fault| SettleError::Storage { fault })?;
+        let position = added?;
         Ok((mode == DeliveryMode::ExactlyOnce).then_some(position))
     }
 
     /// What an ack answers when the disk has.
     pub(crate) fn settled(&self, outcome: Result<(), JournalError>) -> Result<(), SettleError> {
         let (Err(error), Some(stored)) = (outcome, &self.topic.stored) else { return Ok(()) };
-        let fault = stored.store.fault_of(&error);
-        Err(match error {
-            JournalError::Indeterminate(_) => SettleError::Indeterminate { fault },
-            _ => SettleError::Storage { fault },
-        })
+        Err(stored.store.fault_of(&error).into())
     }
 }

@@ -205,8 +205,6 @@ impl Recovered {
         self.topics.remove(&number)
     }
 
-    /// Nothing came of it.
-    #[allow(dead_code, reason = "for who takes a topic out and then cannot open it")]
     /// The numbers of the topic, and of the snapshot of this name.
     pub(crate) fn find_snapshot(&self, name: &str) -> Option<(u64, u64)> {
         self.topics.values().find_map(|topic| {

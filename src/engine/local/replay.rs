@@ -101,10 +101,10 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             (subscription, recorded)
         };
         if let (Some(stored), Some(position)) = (&self.stored, recorded)
-            && let Err(error) = stored.store.commit(position)
+            && let Err(fault) = stored.store.make_sure(position)
         {
             self.remove_book(created.id);
-            return Err(SubscribeError::Storage(stored.store.fault_of(&error)));
+            return Err(SubscribeError::Storage(fault));
         }
         self.note_expire_after();
         self.arm();
@@ -274,8 +274,7 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         if let (Some(stored), Some(added)) = (&self.topic.stored, recorded) {
             // It has taken place: others have seen it.
             let position = added.map_err(StorageFault::unsure)?;
-            let committed = stored.store.commit(position);
-            committed.map_err(|error| stored.store.fault_of(&error).unsure())?;
+            stored.store.make_sure(position).map_err(StorageFault::unsure)?;
         }
         Ok(())
     }
@@ -364,18 +363,13 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
             Some(RecvError::Storage { fault }) => return Err(DeleteError::Storage { fault }),
             None => {}
         }
-        if let Some(stored) = &self.topic.stored {
-            let mut unit = Vec::new();
-            Record::BookDeleted { topic: self.topic.log.incarnation(), book: self.id }.encode(&mut unit);
-            let this = self.clone();
-            let deleted = stored.store.put_applied(&unit, move || {
-                let removed = this.topic.take_book(this.id);
-                this.mark_deleted();
-                Box::new(move || this.topic.follow_up_removal(removed))
-            });
-            return deleted.map_err(DeleteError::from);
-        }
-        self.topic.remove_book(self.id);
+        let this = self.clone();
+        let record = Record::BookDeleted { topic: self.topic.log.incarnation(), book: self.id };
+        self.topic.broker.put_applied(&record, move || {
+            let removed = this.topic.take_book(this.id);
+            this.mark_deleted();
+            Box::new(move || this.topic.follow_up_removal(removed))
+        })?;
         Ok(())
     }
 }

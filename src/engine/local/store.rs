@@ -186,6 +186,11 @@ impl Store {
         }
     }
 
+    /// [`commit`](Self::commit), for who only says what went wrong.
+    pub(super) fn make_sure(&self, position: Position) -> Result<(), StorageFault> {
+        self.commit(position).map_err(|error| self.fault_of(&error))
+    }
+
     /// It was closed meanwhile, which has done what it could for all that was added.
     fn outcome_at_close(&self, position: Position, safety: Safety) -> Result<(), JournalError> {
         let is_written = position.0 < self.written_end.load(Ordering::Acquire);

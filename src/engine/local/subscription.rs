@@ -6,13 +6,14 @@ use std::time::Duration;
 use crate::delivery::filter::Filter;
 use crate::delivery::ledger::{Counts, Ledger, LedgerEvent, Rules};
 use crate::engine::local::dead_letter::Cemetery;
-use crate::engine::local::effect::{Creation, Effect, FollowUp};
+use crate::engine::local::effect::{Creation, Effect, FollowUp, Turn};
 use crate::engine::local::receive::{Held, Shelf};
 use crate::engine::local::store::Added;
 use crate::engine::local::topic::TopicCore;
 use crate::engine::timer::Alarm;
 use crate::error::{RecvError, StorageFault};
 use crate::few::Few;
+use crate::journal::record::Record;
 use crate::journal::{Position, Space};
 use crate::log::Segment;
 use crate::message::MessageRef;
@@ -246,12 +247,10 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
             self.apply_update(change(self.rules()))();
             return Ok(());
         };
-        let position = loop {
+        stored.store.put_in_turn(|| {
             let mut desk = self.desk.lock();
             if let Some(earlier) = desk.updated_by {
-                drop(desk);
-                stored.store.await_earlier(earlier)?;
-                continue;
+                return Ok(Turn::After(earlier));
             }
             let change = change(desk.ledger.rules().clone());
             let unit = self.record_of_update(&change);
@@ -262,9 +261,8 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
             });
             let added = stored.store.add(&unit, Space::Ordinary, Some(effect))?;
             desk.updated_by = Some(added);
-            break added;
-        };
-        stored.store.commit(position).map_err(|error| stored.store.fault_of(&error))
+            Ok(Turn::Added(added))
+        })
     }
 
     /// All that others see of an update, at once. The rest is to follow with nothing locked.
@@ -509,13 +507,8 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
                 }
             })
         };
-        match &self.topic.stored {
-            Some(stored) => stored.store.put_applied(&self.record_of_pause(paused), apply),
-            None => {
-                apply()();
-                Ok(())
-            }
-        }
+        let record = Record::Paused { topic: self.topic.log.incarnation(), book: self.id, paused };
+        self.topic.broker.put_applied(&record, apply)
     }
 
     pub(crate) fn status(self: &Arc<Self>, sequence: Sequence, due: Tick) -> MessageStatus {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::contain::drop_contained;
 use crate::delivery::dedup::Dedup;
 use crate::engine::local::broker::{AnyTopic, BrokerCore, Phase, Totals};
-use crate::engine::local::effect::{Creation, Effect, FollowUp};
+use crate::engine::local::effect::{Creation, Effect, FollowUp, Turn};
 use crate::engine::local::forgetting::Forgotten;
 use crate::engine::local::imaging::ImageWriter;
 use crate::engine::local::occupancy::Occupancy;
@@ -366,12 +366,10 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             self.follow_up_update();
             return Ok(());
         };
-        let position = loop {
+        stored.store.put_in_turn(|| {
             let mut state = self.state.lock();
             if let Some(earlier) = state.updated_by {
-                drop(state);
-                stored.store.await_earlier(earlier)?;
-                continue;
+                return Ok(Turn::After(earlier));
             }
             let mut config = state.config;
             change(&mut config);
@@ -388,9 +386,8 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             let unit = self.record_of_update(config, state.staging.next, now);
             let added = stored.store.add(&unit, Space::Ordinary, Some(effect))?;
             state.updated_by = Some(added);
-            break added;
-        };
-        stored.store.commit(position).map_err(|error| stored.store.fault_of(&error))
+            Ok(Turn::Added(added))
+        })
     }
 
     fn set_config(&self, state: &mut TopicState<E>, config: TopicConfig, now: Tick) {

@@ -314,11 +314,7 @@ impl TransactionCore {
             return Verdict::Done;
         };
         self.outputs.as_mut_slice().iter_mut().for_each(|output| output.take_back());
-        let fault = store.fault_of(&error);
-        Verdict::Failed(match error {
-            JournalError::Indeterminate(_) => CommitReason::Indeterminate { fault },
-            _ => CommitReason::Storage { fault },
-        })
+        Verdict::Failed(store.fault_of(&error).into())
     }
 
     fn first_deadline(&self) -> Option<Tick> {
