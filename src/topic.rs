@@ -12,6 +12,7 @@ use crate::broker::Broker;
 use crate::codec::{Codec, as_made, bytes_of, own_codec};
 use crate::contain::drop_contained;
 use crate::engine::local::broker::{AnyTopic, Phase};
+use crate::engine::local::plain::Unsent;
 use crate::engine::local::publish::{Parcel, Patience};
 use crate::engine::local::recovered::StoredTopic;
 use crate::engine::local::revival::{Revivable, RevivingCodec};
@@ -163,7 +164,12 @@ impl<E: Send + Sync + 'static> Topic<E> {
                 let receipt = |n| Receipt { id: first.after(n), deduplicated: false };
                 Ok((0..count).map(receipt).collect())
             }
-            Err(events) => self.publish_all_with_care(events.into_iter().map(Message::new).collect()),
+            Err(Unsent::NotPlain(events)) => {
+                self.publish_all_with_care(events.into_iter().map(Message::new).collect())
+            }
+            Err(Unsent::Failed(kind, events)) => {
+                Err(PublishAllError { kind, messages: events.into_iter().map(Message::new).collect() })
+            }
         }
     }
 
@@ -176,7 +182,8 @@ impl<E: Send + Sync + 'static> Topic<E> {
         let mut stage = self.core.log.stage(messages.size_hint().0.min(1_024));
         let mut bytes = 0_u64;
         for message in messages.by_ref() {
-            let Some(weight) = self.core.weight_in_batch(&message) else {
+            let weight = self.core.weight_in_batch(&message);
+            let Some(weight) = weight.or_else(|| self.core.weight_in_stored_batch(&message)) else {
                 let before = stage.into_events().into_iter().map(Message::new);
                 return Err(before.chain([message]).chain(messages).collect());
             };
@@ -505,12 +512,13 @@ impl<E: Send + Sync + 'static> TopicBuilder<E> {
     /// How the events become bytes, where they have to.
     fn stored(&self) -> Result<Option<Stored<E>>, CreateError> {
         let Some(store) = &self.broker.presence.core.store else { return Ok(None) };
+        let is_raw = self.codec.is_none();
         let codec = self.codec.clone().or_else(own_codec).ok_or_else(|| self.without_codec())?;
         if codec.name().len() > CODEC_LEN_MAX {
             let reason = format!("a codec's name has at most {CODEC_LEN_MAX} bytes");
             return Err(CreateError::InvalidOption { option: "codec", reason });
         }
-        Ok(Some(Stored { store: store.clone(), codec }))
+        Ok(Some(Stored { store: store.clone(), codec, is_raw }))
     }
 
     fn without_codec(&self) -> CreateError {

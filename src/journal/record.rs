@@ -50,8 +50,8 @@ use crate::time::Tick;
 pub(crate) use list::{AttemptRange, List, OutcomeCode, SettledRange};
 #[allow(unused_imports, reason = "the face of the records, whatever of it is in use")]
 pub(crate) use message::{
-    ARCHIVED_HEAD_LEN, Archived, Envelope, Messages, OverLimit, encode_message, is_plain_archived,
-    read_archived, write_archived, write_published,
+    ARCHIVED_HEAD_LEN, Archived, Envelope, Messages, OverLimit, PlainRecord, encode_message,
+    is_plain_archived, read_archived, write_archived, write_published,
 };
 #[allow(unused_imports, reason = "the face of the records, whatever of it is in use")]
 pub(crate) use options::{BookOptions, CODEC_LEN_MAX, DeadLetterTo, TopicOptions};
@@ -542,8 +542,13 @@ fn framed(out: &mut Vec<u8>, kind: u8, write: impl FnOnce(&mut Writer<'_>)) {
     out.extend_from_slice(&[kind, 0, 0, 0]);
     write(&mut Writer(out));
     let body = out.len() - start - HEADER_LEN;
+    say_len(&mut out[start..], body);
+}
+
+/// In its header.
+fn say_len(record: &mut [u8], body: usize) {
     assert!(body <= BODY_LEN_MAX, "a record's body has {body} bytes");
-    out[start + 1..start + HEADER_LEN].copy_from_slice(&(body as u32).to_le_bytes()[..3]);
+    record[1..HEADER_LEN].copy_from_slice(&(body as u32).to_le_bytes()[..3]);
 }
 
 fn read_name(reader: &mut Reader<'_>) -> Result<Name, Malformed> {

@@ -80,9 +80,13 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             return Ok(true);
         };
         staged.take_back(parcels);
-        if let (JournalError::Closed, Some(kind)) = (&error, self.closed_to_publishers()) {
-            return Err(kind);
+        Err(self.why_not_safe(stored, &error))
+    }
+
+    pub(super) fn why_not_safe(&self, stored: &Stored<E>, error: &JournalError) -> PublishErrorKind {
+        match (error, self.closed_to_publishers()) {
+            (JournalError::Closed, Some(kind)) => kind,
+            _ => stored.store.fault_of(error).into(),
         }
-        Err(stored.store.fault_of(&error).into())
     }
 }

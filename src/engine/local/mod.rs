@@ -15,6 +15,7 @@ pub(crate) mod flight;
 mod forgetting;
 mod imaging;
 pub(crate) mod occupancy;
+pub(crate) mod plain;
 pub(crate) mod progress;
 pub(crate) mod publish;
 pub(crate) mod receive;

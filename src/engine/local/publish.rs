@@ -10,14 +10,14 @@ use crate::contain::contained;
 use crate::delivery::dedup::Admission;
 use crate::engine::local::dead_letter::Grave;
 use crate::engine::local::flight::Flight;
-use crate::engine::local::occupancy::{Occupancy, Room};
+use crate::engine::local::occupancy::Occupancy;
 use crate::engine::local::staging::EncodedMessage;
 use crate::engine::local::subscription::SubscriptionCore;
 use crate::engine::local::topic::{PUBLISHERS, TopicCore, TopicState, Weigh};
 use crate::engine::timer::Alarm;
 use crate::engine::waiters::Look;
 use crate::error::{CodecError, PublishErrorKind};
-use crate::log::{EventBatch, Slot, Spot, Stage};
+use crate::log::{Slot, Spot};
 use crate::message::{Extras, IdempotencyId, Message, MessageId};
 use crate::options::{
     ATTRIBUTE_KEY_LEN_MAX, ATTRIBUTE_VALUE_LEN_MAX, ATTRIBUTES_MAX, IDEMPOTENCY_ID_LEN_MAX, Keep,
@@ -90,10 +90,10 @@ pub(crate) enum Begun<E> {
 #[derive(Default)]
 pub(super) struct Aftermath {
     pub(super) published: usize,
-    opened_segment: bool,
+    pub(super) opened_segment: bool,
     /// When the first of the messages dies that carry a life.
     expiry: Option<Tick>,
-    sweep: bool,
+    pub(super) sweep: bool,
 }
 
 impl<E: Send + Sync + 'static> TopicCore<E> {
@@ -165,7 +165,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
 
     /// An event's weight where that is no user's say, and within the limit.
     #[inline]
-    fn plain_weight(&self, event: &E) -> Option<u64> {
+    pub(super) fn plain_weight(&self, event: &E) -> Option<u64> {
         self.own_weight(event).filter(|&weight| weight <= PAYLOAD_BYTES_MAX)
     }
 
@@ -265,84 +265,6 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         if !self.space.nobody() {
             self.subscriptions().iter().for_each(SubscriptionCore::watch_time);
         }
-    }
-
-    /// A message that carries nothing but its event, where that is all there is to it: the topic has room and calls no closure. It comes back if that is not so, or the topic
-    /// has ended: then go the long way.
-    #[inline]
-    pub(crate) fn publish_plain(self: &Arc<Self>, message: Message<E>) -> Result<MessageId, Message<E>> {
-        let Some(weight) = self.weight_in_batch(&message) else { return Err(message) };
-        let now = self.broker.now();
-        let mut after = Aftermath::default();
-        let sequence = {
-            let mut state = self.state.lock();
-            let Some(subscriptions) = self.plain_readers(&state, 1, weight) else { return Err(message) };
-            let published = state.publish_time(now);
-            let slot = Slot::own(message.event, published, None);
-            let sequence = self.keep(&mut state, slot, weight, subscriptions, &mut after);
-            self.log.publish_tail(&state.writer);
-            sequence
-        };
-        after.published = 1;
-        self.follow_up_publish(&after);
-        Ok(MessageId::new(self.log.incarnation(), sequence))
-    }
-
-    /// What a message weighs that may be part of a plain batch: see [`publish_all_plain`](Self::publish_all_plain).
-    #[inline]
-    pub(crate) fn weight_in_batch(&self, message: &Message<E>) -> Option<u64> {
-        if message.extras.is_some() || self.stored.is_some() {
-            None
-        } else {
-            self.plain_weight(&message.event)
-        }
-    }
-
-    /// [`publish_plain`](Self::publish_plain) of a batch, all of them plain, which together weigh so much. Gives the first's id. They come back if that cannot be.
-    pub(crate) fn publish_all_plain(
-        self: &Arc<Self>,
-        stage: Stage<'_, E>,
-        bytes: u64,
-    ) -> Result<MessageId, Vec<E>> {
-        let weigh = |event: &E| self.own_weight(event).unwrap_or(0);
-        let batch = EventBatch::new(stage, bytes, weigh);
-        let count = batch.len();
-        let now = self.broker.now();
-        let mut after = Aftermath::default();
-        let first = {
-            let mut state = self.state.lock();
-            let Some(subscriptions) = self.plain_readers(&state, count, bytes) else {
-                return Err(batch.into_events().collect());
-            };
-            let published = state.publish_time(now);
-            let first = state.writer.next();
-            if let Some(occupancy) = &mut state.occupancy {
-                for (n, event) in (0..).zip(batch.events()) {
-                    occupancy.push(first + n, subscriptions, weigh(event));
-                }
-            }
-            let appended = self.log.append_batch(&mut state.writer, published, batch, weigh);
-            state.resident_messages += appended.count;
-            state.resident_bytes = state.resident_bytes.saturating_add(appended.bytes);
-            after.published = appended.count as usize;
-            after.opened_segment = appended.opened;
-            after.sweep = appended.opened && state.is_over_bounds();
-            self.log.publish_tail(&state.writer);
-            first
-        };
-        self.follow_up_publish(&after);
-        Ok(MessageId::new(self.log.incarnation(), first))
-    }
-
-    /// [`readers`](Self::readers) where plain messages may take the short road: somebody keeps them, there is room, and nothing has ended.
-    #[inline]
-    fn plain_readers(&self, state: &TopicState<E>, messages: u64, bytes: u64) -> Option<u64> {
-        let (subscriptions, is_kept) = self.readers(state);
-        let has_room = match &state.occupancy {
-            Some(occupancy) => occupancy.has_room_for(messages, bytes, Room::default()),
-            None => true,
-        };
-        (is_kept && has_room && self.closed_to_publishers().is_none()).then_some(subscriptions)
     }
 
     fn append(self: &Arc<Self>, parcels: &mut [Parcel<E>]) -> Append {
@@ -606,6 +528,14 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
 }
 
 impl<E> TopicState<E> {
+    /// The next message gets this sequence, if it would get one before.
+    pub(super) fn skip_to(&mut self, next: Sequence) {
+        let gap = next - self.writer.next();
+        if gap > 0 {
+            self.writer.skip(gap);
+        }
+    }
+
     /// When what is published now is published: never before what was published before it.
     #[inline]
     pub(super) fn publish_time(&mut self, now: Tick) -> Tick {

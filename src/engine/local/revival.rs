@@ -15,7 +15,7 @@ use crate::engine::local::recovered::{
 use crate::engine::local::replay::Snapshot;
 use crate::engine::local::staging::Staging;
 use crate::engine::local::subscription::SubscriptionCore;
-use crate::engine::local::topic::{Book, TopicCore, TopicOptions, TopicState, Weigh};
+use crate::engine::local::topic::{Book, TopicCore, TopicOptions, Weigh};
 use crate::journal::record::DeadLetterTo;
 use crate::log::{EventBatch, PART_LEN_MIN, Slot};
 use crate::message::{Extras, MessageId};
@@ -90,7 +90,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         let mut state = self.state.lock();
         let mut after = Aftermath::default();
         for Decoded { sequence, at, weight, extras, event } in decoded.drain(..) {
-            skip_to(&mut state, sequence);
+            state.skip_to(sequence);
             if let Some(extras) = &extras {
                 self.note_times(&mut state, sequence, at, extras, &mut after);
             }
@@ -110,10 +110,8 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         let weigh = |event: &E| self.own_weight(event).unwrap_or(0);
         let batch = EventBatch::new(stage, bytes, weigh);
         let mut state = self.state.lock();
-        skip_to(&mut state, row.first);
-        let appended = self.log.append_batch(&mut state.writer, row.at, batch, weigh);
-        state.resident_messages += appended.count;
-        state.resident_bytes = state.resident_bytes.saturating_add(appended.bytes);
+        state.skip_to(row.first);
+        self.keep_batch(&mut state, row.at, batch, 0, &mut Aftermath::default());
         Ok(())
     }
 
@@ -124,7 +122,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         {
             let mut state = self.state.lock();
             state.dedup = dedup;
-            skip_to(&mut state, next);
+            state.skip_to(next);
             state.last_published = last_published;
             state.staging = Staging::new(next);
             self.log.publish_tail(&state.writer);
@@ -223,13 +221,6 @@ struct Decoded<E> {
 
 /// So many messages go into the log together.
 const AT_ONCE: usize = 256;
-
-fn skip_to<E>(state: &mut TopicState<E>, next: Sequence) {
-    let gap = next - state.writer.next();
-    if gap > 0 {
-        state.writer.skip(gap);
-    }
-}
 
 /// How events are made of stored messages.
 pub(crate) struct RevivingCodec<E> {

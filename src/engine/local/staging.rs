@@ -57,6 +57,8 @@ fn keep_buffer(mut buffer: Vec<u8>) {
 pub(crate) struct Stored<E> {
     pub(crate) store: Arc<Store>,
     pub(crate) codec: Arc<dyn Codec<E>>,
+    /// The codec is the crate's own, of raw bytes or text: a message's payload is what its event is.
+    pub(crate) is_raw: bool,
 }
 
 /// A message as the journal is to hold it, and what is to be known of it beside.
@@ -80,6 +82,20 @@ pub(super) struct Staging {
 impl Staging {
     pub(super) fn new(next: Sequence) -> Self {
         Staging { next, messages: 0, bytes: 0, last: None }
+    }
+
+    /// So many more are on their way, in the unit that was added there.
+    pub(super) fn take_off(&mut self, messages: u64, bytes: u64, position: Position) {
+        self.next += messages;
+        self.messages += messages;
+        self.bytes += bytes;
+        self.last = Some(position);
+    }
+
+    /// They have gone into the log, or came to nothing.
+    pub(super) fn land(&mut self, messages: u64, bytes: u64) {
+        self.messages -= messages;
+        self.bytes -= bytes;
     }
 }
 
@@ -225,10 +241,7 @@ impl<E: Send + Sync + 'static> Staged<E> {
         let mut after = self.after.lock();
         let (subscriptions, is_kept) = topic.readers(state);
         // Units between that found no space on the disk: their messages came to nothing.
-        let gap = self.first - state.writer.next();
-        if gap > 0 {
-            state.writer.skip(gap);
-        }
+        state.skip_to(self.first);
         if !is_kept {
             // Nobody is to get them. They are dropped outside the lock.
             state.writer.skip(letters.len() as u64);
@@ -273,8 +286,7 @@ impl<E: Send + Sync + 'static> Part for Staged<E> {
     fn enter(&self, is_safe: bool, gate: Option<&Arc<Gate>>) {
         let mut state = self.topic.state.lock();
         let mut letters = self.letters.lock();
-        state.staging.messages -= letters.len() as u64;
-        state.staging.bytes -= letters.iter().map(Letter::weight).sum::<u64>();
+        state.staging.land(letters.len() as u64, letters.iter().map(Letter::weight).sum());
         if is_safe {
             let staged = std::mem::take(&mut *letters);
             *letters = self.go_into_log(&mut state, staged, gate);
@@ -511,10 +523,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             let staged = self.staged(&mut state, now, vec![letter], Some(leaves));
             // Acks and dead letters free space: they may use what is kept for them.
             let Ok(position) = stored.store.add(&unit, Space::Reserve, Some(staged)) else { return false };
-            state.staging.next = first.next();
-            state.staging.messages += 1;
-            state.staging.bytes += weight;
-            state.staging.last = Some(position);
+            state.staging.take_off(1, weight, position);
             position
         };
         stored.store.commit(position).is_ok()

@@ -17,7 +17,7 @@ use std::fmt;
 
 use crate::binary::{Flaw, Malformed, Reader, Writer};
 use crate::journal::record::list::SEQUENCE_MAX;
-use crate::journal::record::{BODY_LEN_MAX, framed, kind};
+use crate::journal::record::{BODY_LEN_MAX, HEADER_LEN, framed, kind, say_len};
 use crate::message::Extras;
 use crate::options::{
     ATTRIBUTE_KEY_LEN_MAX, ATTRIBUTE_VALUE_LEN_MAX, ATTRIBUTES_MAX, IDEMPOTENCY_ID_LEN_MAX,
@@ -305,9 +305,7 @@ pub(crate) fn write_published<'m>(
     let mut next = first;
     loop {
         framed(out, kind::PUBLISHED, |out| {
-            out.varint(topic);
-            out.sequence(next);
-            out.tick(at);
+            write_head(out, topic, next, at);
             let start = out.0.len();
             let fits = |out: &Writer<'_>, message: &&[u8]| {
                 out.0.len() - start + message.len() <= BODY_LEN_MAX - HEAD_LEN_MAX
@@ -321,6 +319,49 @@ pub(crate) fn write_published<'m>(
             return;
         }
     }
+}
+
+/// A record of messages that are but their payloads, made before it is known what they are called: that goes into room that is left in front.
+pub(crate) struct PlainRecord(Vec<u8>);
+
+/// Flags and length of a payload that is not too long, at most.
+const PLAIN_HEAD_LEN_MAX: usize = 5;
+
+impl PlainRecord {
+    const ROOM: usize = HEADER_LEN + HEAD_LEN_MAX;
+
+    /// With memory for so many messages, which have so many bytes together.
+    pub(crate) fn with_capacity(messages: usize, bytes: usize) -> Self {
+        let mut record = Vec::with_capacity(Self::ROOM + messages * PLAIN_HEAD_LEN_MAX + bytes);
+        record.resize(Self::ROOM, 0);
+        PlainRecord(record)
+    }
+
+    /// Appends a message. False: it is too long, or there are too many for one record.
+    #[inline]
+    pub(crate) fn push(&mut self, payload: &[u8]) -> bool {
+        let weight = payload.len() as u64;
+        let envelope = Envelope { weight, content: 0, origin: None, payload };
+        self.0.len() + PLAIN_HEAD_LEN_MAX + payload.len() <= BODY_LEN_MAX
+            && encode_message(&mut self.0, &envelope, None).is_ok()
+    }
+
+    /// The record.
+    pub(crate) fn finish(&mut self, topic: u64, first: Sequence, at: Tick) -> &[u8] {
+        let mut head = Vec::with_capacity(Self::ROOM);
+        framed(&mut head, kind::PUBLISHED, |out| write_head(out, topic, first, at));
+        let body = head.len() - HEADER_LEN + self.0.len() - Self::ROOM;
+        say_len(&mut head, body);
+        let start = Self::ROOM - head.len();
+        self.0[start..Self::ROOM].copy_from_slice(&head);
+        &self.0[start..]
+    }
+}
+
+fn write_head(out: &mut Writer<'_>, topic: u64, first: Sequence, at: Tick) {
+    out.varint(topic);
+    out.sequence(first);
+    out.tick(at);
 }
 
 /// More than the three numbers before the messages take.

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::audit::event;
 use super::eventflow::{
-    Broker, CommitReason, DeliveryMode, ManualClock, OpenError, PublishError, Subscription, Topic,
+    Broker, Capacity, CommitReason, DeliveryMode, ManualClock, OpenError, Overflow, PublishError,
+    PublishErrorKind, Subscription, Topic,
 };
 use super::open;
 use crate::journal::disk::sim::{Full, SimDisk};
@@ -68,6 +69,30 @@ fn p02_a_full_disk_refuses_what_takes_space_and_recovers_when_there_is_some() {
             let found = Desk::open(&disk.fork()).expect("there is space").ack_all();
             assert_eq!(found, (0..end).chain([end + 100]).collect::<Vec<_>>(), "{full:?}");
         }
+    }
+}
+
+#[test]
+fn p02_a_batch_that_finds_no_space_comes_back_and_takes_no_room() {
+    for full in WAYS {
+        let disk = SimDisk::new();
+        let desk = Desk::open(&disk).expect("it is new");
+        disk.set_capacity(CAPACITY, full);
+        let end = desk.fill(0);
+        let batch: Vec<_> = (end..end + 3).map(|number| event(number, LEN)).collect();
+        let failed = desk.topic.publish_all(batch.clone()).expect_err("there is no space");
+        assert!(matches!(failed.kind, PublishErrorKind::Storage { fault } if fault.is_full()), "{failed:?}");
+        let back: Vec<_> = failed.messages.iter().map(|message| message.event.clone()).collect();
+        assert_eq!(back, batch, "all of it, in order");
+        disk.set_capacity(u64::MAX, full);
+        let capacity = Capacity::messages(end as u64 + 3).overflow(Overflow::Reject);
+        desk.topic.update().capacity(capacity).apply().expect("there is space again");
+        let receipts = desk.topic.publish_all(batch.clone()).expect("there is room for just that many");
+        assert_eq!(receipts.len(), 3);
+        let failed = desk.topic.publish_all(batch).expect_err("and no more");
+        assert_eq!(failed.kind, PublishErrorKind::Full);
+        let found = Desk::open(&disk.kill()).expect("there is space").ack_all();
+        assert_eq!(found, (0..end + 3).collect::<Vec<_>>(), "{full:?}");
     }
 }
 
