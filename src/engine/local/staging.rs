@@ -361,7 +361,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         parcels: &mut [Parcel<E>],
         now: Tick,
     ) -> Result<Option<UnderWay<E>>, PublishErrorKind> {
-        let mut unit = Vec::new();
+        let mut unit = take_buffer();
         self.record_new(state, parcels, now, &mut unit);
         if unit.is_empty() {
             self.give_receipts(state, parcels, &mut Vec::new(), now);
@@ -369,6 +369,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         }
         let staged = self.staged(state, now, Vec::new(), None);
         let added = stored.store.add(&unit, Space::Ordinary, Some(staged.clone()));
+        keep_buffer(unit);
         // It may have been closed just now.
         let refused = |fault| self.closed_to_publishers().unwrap_or(PublishErrorKind::Storage { fault });
         let position = added.map_err(refused)?;
