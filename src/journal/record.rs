@@ -200,8 +200,6 @@ pub(crate) enum SoughtTo<'a> {
     Sequence(Sequence),
     /// Of an image that takes more than a part, the others follow as [`BookImage`](Record::BookImage).
     Image(Part<'a>),
-    /// Where the snapshot of this number was taken.
-    Snapshot(u64),
 }
 
 /// An image, or as much of it as one record holds.
@@ -518,10 +516,6 @@ impl<'a> SoughtTo<'a> {
                 out.u8(1);
                 image.write(out);
             }
-            SoughtTo::Snapshot(snapshot) => {
-                out.u8(2);
-                out.varint(snapshot);
-            }
         }
     }
 
@@ -530,7 +524,6 @@ impl<'a> SoughtTo<'a> {
         match reader.u8()? {
             0 => Ok(SoughtTo::Sequence(reader.sequence()?)),
             1 => Ok(SoughtTo::Image(Part::read(reader)?)),
-            2 => Ok(SoughtTo::Snapshot(reader.varint()?)),
             _ => Err(place),
         }
     }

@@ -102,7 +102,6 @@ enum Of {
 enum Place {
     At(Sequence),
     Image(Settled),
-    Snapshot(u64),
 }
 
 impl Recovered {
@@ -326,7 +325,6 @@ impl Recovered {
             Record::Sought { topic, book, generation, to } => {
                 let to = match to {
                     SoughtTo::Sequence(sequence) => Place::At(place(sequence)?),
-                    SoughtTo::Snapshot(snapshot) => Place::Snapshot(snapshot),
                     SoughtTo::Image(part) => {
                         return self.begin(topic, book, part, Of::Seek { generation });
                     }
@@ -416,10 +414,8 @@ impl Recovered {
     }
 
     fn sought(&mut self, topic: u64, book: u64, generation: u32, to: Place) -> Result<(), String> {
-        // A snapshot that the image knows as deleted: then it knows the book as deleted too, and the stream will say so.
-        let may_lack_snapshot = self.lenient || self.phase == Phase::Overlap;
         match self.topic_of(topic, book)? {
-            Some(topic) => topic.sought(book, generation, to, may_lack_snapshot),
+            Some(topic) => topic.sought(book, generation, to),
             None => Ok(()),
         }
     }

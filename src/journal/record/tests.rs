@@ -144,7 +144,6 @@ fn records_of_books_are_these_bytes() {
         &sought(SoughtTo::Image(Part { bytes: &[5, 0, 5], more: false })),
         "24 080000 01 02 03 01 00 050005",
     );
-    check(&sought(SoughtTo::Snapshot(9)), "24 050000 01 02 03 02 09");
     let image = Part { bytes: &[5, 0, 5], more: false };
     let snapshot = Record::SnapshotCreated { topic: 1, book: 2, name: name("s"), expires: at(4), image };
     check(&snapshot, "25 090000 01 02 01 73 04 00 050005");

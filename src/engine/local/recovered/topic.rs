@@ -222,31 +222,14 @@ impl StoredTopic {
         Ok(())
     }
 
-    pub(super) fn sought(
-        &mut self,
-        number: u64,
-        generation: u32,
-        to: Place,
-        may_lack_snapshot: bool,
-    ) -> Result<(), String> {
+    pub(super) fn sought(&mut self, number: u64, generation: u32, to: Place) -> Result<(), String> {
         let Some(book) = self.books.get_mut(&number) else { return Ok(()) };
         if !book.is_news(generation)? {
             return Ok(());
         }
-        let first_kept = self.messages.first();
         match to {
             Place::At(start) => book.ledger.seek_to(start),
             Place::Image(settled) => book.ledger.seek_to_image(settled),
-            Place::Snapshot(snapshot) => match self.snapshots.get(&snapshot) {
-                Some(snapshot) => book.ledger.seek_to_image(snapshot.settled.clone()),
-                // Where that stood is not known any more: then nothing is settled.
-                None if may_lack_snapshot => book.ledger.seek_to(first_kept.unwrap_or(self.next)),
-                None => {
-                    return Err(format!(
-                        "book {number} was sought to snapshot {snapshot}, which is not there"
-                    ));
-                }
-            },
         }
         Ok(())
     }

@@ -86,7 +86,6 @@ pub(super) enum Op {
         topic: u8,
         book: u8,
         snapshot: u8,
-        as_image: bool,
     },
     DeleteSnapshot {
         topic: u8,
@@ -124,8 +123,8 @@ pub(super) fn ops() -> impl Strategy<Value = Op> {
     let of_places = prop_oneof![
         3 => (n(), n(), 0..12_u8, any::<bool>()).prop_map(|(topic, book, back, again)| Op::Seek { topic, book, back, again }),
         1 => (n(), n()).prop_map(|(topic, book)| Op::Snapshot { topic, book }),
-        1 => (n(), n(), n(), any::<bool>())
-            .prop_map(|(topic, book, snapshot, as_image)| Op::SeekSnapshot { topic, book, snapshot, as_image }),
+        1 => (n(), n(), n())
+            .prop_map(|(topic, book, snapshot)| Op::SeekSnapshot { topic, book, snapshot }),
         1 => (n(), n()).prop_map(|(topic, snapshot)| Op::DeleteSnapshot { topic, snapshot }),
     ];
     prop_oneof![2 => of_topics, 5 => of_messages, 1 => of_places]
@@ -459,16 +458,13 @@ impl Model {
                 stored.snapshots.insert(number, unsettled);
                 self.add(unit().snapshot(topic, number, &image));
             }
-            Op::SeekSnapshot { topic, book, snapshot, as_image } => {
+            Op::SeekSnapshot { topic, book, snapshot } => {
                 let Some((topic, book)) = self.book(topic, book) else { return };
                 let stored = &self.topics[&topic];
                 let Some(snapshot) = pick(&stored.snapshots, snapshot) else { return };
                 let unsettled = stored.snapshots[&snapshot].clone();
                 let image = image_of_settled(&unsettled, stored.next).image();
-                let to = match as_image {
-                    true => SoughtTo::Image(Part { bytes: &image, more: false }),
-                    false => SoughtTo::Snapshot(snapshot),
-                };
+                let to = SoughtTo::Image(Part { bytes: &image, more: false });
                 self.seek(topic, book, to, &unsettled, false);
             }
             Op::DeleteSnapshot { topic, snapshot } => {

@@ -37,7 +37,7 @@ fn read(image: &[Vec<u8>], units: &[Vec<u8>], lost_at: usize) -> Result<(), Stri
 fn wild() -> impl Strategy<Value = Vec<u8>> {
     let number = || prop_oneof![8 => 0..4_u64, 1 => Just(u64::MAX), 1 => (1_u64 << 62) - 1..(1 << 62) + 1, 1 => any::<u64>()];
     let place = || prop_oneof![8 => 1..9_u64, 1 => (1_u64 << 62) - 9..(1 << 62) - 4];
-    (0..14_u8, number(), number(), number(), place(), 1..4_u64, prop::collection::vec(0..4_u8, 0..30))
+    (0..13_u8, number(), number(), number(), place(), 1..4_u64, prop::collection::vec(0..4_u8, 0..30))
         .prop_map(|(which, topic, book, n, from, len, bytes)| {
             let image = Part { bytes: &bytes, more: n % 2 == 1 };
             match which {
@@ -60,16 +60,15 @@ fn wild() -> impl Strategy<Value = Vec<u8>> {
                     generation: n as u32,
                     to: SoughtTo::Image(image),
                 }),
-                9 => unit().put(&Record::Sought { topic, book, generation: 1, to: SoughtTo::Snapshot(n) }),
-                10 => unit().put(&Record::BookImage { topic, book, image }),
-                11 => unit().put(&Record::TopicImage {
+                9 => unit().put(&Record::BookImage { topic, book, image }),
+                10 => unit().put(&Record::TopicImage {
                     topic,
                     next: seq(n),
                     oldest: seq(from),
                     last_published: at(n),
                     dedup: image,
                 }),
-                12 => unit().snapshot(topic, book, &Settled::starting_at(seq(from))),
+                11 => unit().snapshot(topic, book, &Settled::starting_at(seq(from))),
                 _ => unit().numbers(topic, book),
             }
             .0

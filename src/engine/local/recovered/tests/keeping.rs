@@ -34,8 +34,8 @@ fn a_snapshot_keeps_what_it_needs() {
     let all = [topic_and_book().publish(1, 1, 4), unit().snapshot(1, 2, &snapshot).settle(1, 1, 1, 5)];
     assert_eq!(kept(&finished(state(&all))), [3, 4]);
     assert_eq!(kept(&finished(state(&[&all[..], &[deleted]].concat()))), [0; 0]);
-    let sought = Record::Sought { topic: 1, book: 1, generation: 1, to: SoughtTo::Snapshot(2) };
-    assert_eq!(backlog(&finished(state(&[&all[..], &[unit().put(&sought)]].concat()))), [3, 4]);
+    let sought = unit().seek_to_image(1, 1, 1, &snapshot);
+    assert_eq!(backlog(&finished(state(&[&all[..], &[sought]].concat()))), [3, 4]);
 }
 
 /// The image of one book was taken when it had settled a message, that of the other when the seek that brought it back to the first was over, and the second had settled it too.

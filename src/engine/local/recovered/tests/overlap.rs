@@ -157,10 +157,10 @@ fn an_id_that_is_published_again_counts_from_then() {
 
 #[test]
 fn a_book_may_have_been_sought_to_a_snapshot_when_the_image_knows_neither_any_more() {
-    let begin = [topic_and_book().publish(1, 1, 3).snapshot(1, 2, &Settled::starting_at(seq(2)))];
-    let sought = Record::Sought { topic: 1, book: 3, generation: 1, to: SoughtTo::Snapshot(2) };
+    let snapshot = Settled::starting_at(seq(2));
+    let begin = [topic_and_book().publish(1, 1, 3).snapshot(1, 2, &snapshot)];
     let later = [
-        unit().book(1, 3, 1).put(&sought),
+        unit().book(1, 3, 1).seek_to_image(1, 3, 1, &snapshot),
         unit().put(&Record::SnapshotDeleted { topic: 1, book: 2 }),
         unit().put(&Record::BookDeleted { topic: 1, book: 3 }),
     ];
