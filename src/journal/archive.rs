@@ -139,9 +139,6 @@ struct Unsynced {
 }
 
 impl Archive {
-    /// About how long a file is.
-    pub(crate) const FILE_LEN: u64 = 16 << 20;
-
     /// Opens the files of a topic, as `extent` says they are. `home`, where the folder is made when there is something to put into it, must be there. Reads the headers of the files, no more, and
     /// changes nothing: what is behind the extent is taken away by [`clean`](Self::clean), and what is before it by [`let_go`](Self::let_go).
     ///

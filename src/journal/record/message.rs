@@ -224,7 +224,6 @@ fn skip_message(reader: &mut Reader<'_>) -> Result<(), Malformed> {
 /// Messages as bytes, which have been looked through once.
 #[derive(Clone, Copy)]
 pub(crate) struct Messages<'a> {
-    count: u64,
     bytes: &'a [u8],
 }
 
@@ -238,18 +237,18 @@ impl<'a> Messages<'a> {
             count += 1;
         }
         let end = first.get().checked_add(count).filter(|end| *end <= SEQUENCE_MAX);
-        end.map(|_| Messages { count, bytes }).ok_or(place)
+        end.map(|_| Messages { bytes }).ok_or(place)
     }
 
+    #[cfg(test)]
     pub(crate) fn len(&self) -> u64 {
-        self.count
+        self.each().count() as u64
     }
 
     /// Each message, in order.
+    #[cfg(test)]
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Envelope<'a>, Option<Box<Extras>>)> + use<'a> {
-        let mut reader = Reader::new(self.bytes);
-        // What was read once is read again.
-        std::iter::from_fn(move || if reader.is_empty() { None } else { read_message(&mut reader).ok() })
+        self.each().map(|(envelope, extras, _)| (envelope, extras))
     }
 
     /// Each message, in order, and its bytes, as [`encode_message`] wrote them.
@@ -257,6 +256,7 @@ impl<'a> Messages<'a> {
         &self,
     ) -> impl Iterator<Item = (Envelope<'a>, Option<Box<Extras>>, &'a [u8])> + use<'a> {
         let mut reader = Reader::new(self.bytes);
+        // What was read once is read again.
         std::iter::from_fn(move || {
             let before = reader.rest();
             if before.is_empty() {
@@ -289,7 +289,7 @@ impl PartialEq for Messages<'_> {
 impl fmt::Debug for Messages<'_> {
     /// Without the payloads, which are to reach no log.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} messages", self.count)
+        write!(f, "{} messages", self.encoded().count())
     }
 }
 
