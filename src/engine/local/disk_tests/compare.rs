@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::audit::{Found, FoundSubscription};
 use super::eventflow::DeliveryMode;
-use super::history::{Fate, History, Seen, Settled, Together};
+use super::history::{Fate, History, Plan, Seen, Settled, Together};
 
 /// The topic of dead letters.
 pub(super) const DEAD: &str = "dead";
@@ -93,8 +93,9 @@ impl History {
                 seen.push(found_topic.kept.iter().any(|seen| seen.message == number));
             }
             for book in &self.subscriptions {
-                let is_reader =
-                    book.fate == Fate::Sure && book.mode != DeliveryMode::AtMostOnce && book.takes(message);
+                let is_reader = book.fate == Fate::Sure
+                    && book.plan.mode != DeliveryMode::AtMostOnce
+                    && book.takes(message);
                 let standing = book.standings.get(&number).copied().unwrap_or_default();
                 if is_reader && standing.settled == Settled::No && standing.dead == Fate::Gone {
                     let deliveries = &found_topic.subscriptions[&book.name].deliveries;
@@ -184,8 +185,7 @@ impl History {
                 _ => Err(format!("P11: message {message}, which is none of {}'s, is dead", book.name)),
             };
         }
-        let (ordered, after, discard_after, mode) =
-            (book.ordered, book.dead_after, book.discard_after, book.mode);
+        let Plan { mode, ordered, dead_after: after, discard_after, .. } = book.plan;
         let what = format!("message {message} ({:?}) on {}", published.id, book.name);
         if seen.is_some_and(|seen| seen.phase == 2 && published.due <= clock) && !ordered {
             return Err(format!("P1: {what} came late"));
@@ -246,7 +246,9 @@ impl History {
                 let book = &self.subscriptions[number];
                 let standing = book.standings.get(&message).copied().unwrap_or_default();
                 // Out of attempts it may be settled by itself.
-                if book.fate != Fate::Sure || book.after().is_some() || book.mode == DeliveryMode::AtMostOnce
+                if book.fate != Fate::Sure
+                    || book.after().is_some()
+                    || book.plan.mode == DeliveryMode::AtMostOnce
                 {
                     continue;
                 }

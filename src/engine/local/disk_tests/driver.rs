@@ -13,7 +13,7 @@ use super::eventflow::{
     Batch, Broker, CreateError, DeadLetter, DedupWindow, Delivery, DeliveryMode, ManualClock, Retention,
     SettleError, Start, Subscription, Topic, TryRecvError,
 };
-use super::history::{self, Answer, Fate, History, Settled};
+use super::history::{self, Answer, Fate, History, Plan, Settled};
 use super::open;
 use crate::journal::disk::Disk;
 use crate::journal::disk::sim::Random;
@@ -36,17 +36,6 @@ pub(super) struct Process<'a> {
     trouble: Box<dyn Fn() -> bool>,
     /// A publish was indeterminate.
     poisoned: bool,
-}
-
-/// What a subscription is to be.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Plan {
-    pub(super) mode: DeliveryMode,
-    pub(super) ordered: bool,
-    pub(super) filtered: bool,
-    pub(super) earliest: bool,
-    pub(super) dead_after: Option<u32>,
-    pub(super) discard_after: Option<u32>,
 }
 
 /// What was done and answered: the same for the same seed.
@@ -244,8 +233,8 @@ impl<'a> Process<'a> {
         let mut builder =
             handle.subscription(&name).delivery(plan.mode).ack_deadline(Duration::from_secs(86_400));
         let dead = self.history.live_topic(DEAD).and_then(|dead| self.topics.get(&dead));
-        let dead_after = plan.dead_after.filter(|_| dead.is_some());
-        if let (Some(dead), Some(after)) = (dead, dead_after) {
+        let plan = Plan { dead_after: plan.dead_after.filter(|_| dead.is_some()), ..plan };
+        if let (Some(dead), Some(after)) = (dead, plan.dead_after) {
             builder = builder.dead_letter(DeadLetter::to(dead).after(after));
         }
         if let Some(after) = plan.discard_after {
@@ -268,12 +257,7 @@ impl<'a> Process<'a> {
             topic,
             born: self.history.step,
             fate: answer_of(&created).fate(),
-            mode: plan.mode,
-            ordered: plan.ordered,
-            filtered: plan.filtered,
-            earliest: plan.earliest,
-            dead_after,
-            discard_after: plan.discard_after,
+            plan,
             paused: Some(false),
             outstanding_max: vec![1_000],
             standings: BTreeMap::new(),
@@ -313,7 +297,7 @@ impl<'a> Process<'a> {
         self.log.say(format!("s{number} receives {} ({}), attempt {}", seen.message, seen.id, seen.attempt));
         self.is_not_paused(number)?;
         self.history.delivered(number, &seen)?;
-        if self.history.subscriptions[number].mode != DeliveryMode::AtMostOnce {
+        if self.history.subscriptions[number].plan.mode != DeliveryMode::AtMostOnce {
             self.held.push((number, seen.message, delivery));
         }
         Ok(())
@@ -407,7 +391,7 @@ impl<'a> Process<'a> {
         };
         self.log.say(format!("s{number} settles {message} in way {way}: {done:?}"));
         let book = &self.history.subscriptions[number];
-        if matches!(done, Err(SettleError::LeaseExpired { .. })) && book.ordered {
+        if matches!(done, Err(SettleError::LeaseExpired { .. })) && book.plan.ordered {
             // It went back with an earlier one of its key.
             let standing = self.history.subscriptions[number].standing(message);
             (standing.held, standing.spent.0) = (false, 0);
@@ -449,7 +433,7 @@ impl<'a> Process<'a> {
     fn release_followers(&mut self, number: usize, message: usize) {
         let key = self.history.messages[message].content.key.clone();
         let book = &mut self.history.subscriptions[number];
-        if !book.ordered || key.is_none() {
+        if !book.plan.ordered || key.is_none() {
             return;
         }
         let messages = &self.history.messages;

@@ -95,12 +95,9 @@ impl Default for Standing {
     }
 }
 
-#[derive(Clone, Debug)]
-pub(super) struct Subscription {
-    pub(super) name: String,
-    pub(super) topic: usize,
-    pub(super) born: u64,
-    pub(super) fate: Fate,
+/// What a subscription is to be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Plan {
     pub(super) mode: DeliveryMode,
     pub(super) ordered: bool,
     pub(super) filtered: bool,
@@ -109,6 +106,15 @@ pub(super) struct Subscription {
     pub(super) dead_after: Option<u32>,
     /// After so many attempts it is discarded.
     pub(super) discard_after: Option<u32>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Subscription {
+    pub(super) name: String,
+    pub(super) topic: usize,
+    pub(super) born: u64,
+    pub(super) fate: Fate,
+    pub(super) plan: Plan,
     /// None: nobody knows.
     pub(super) paused: Option<bool>,
     pub(super) outstanding_max: Vec<u64>,
@@ -173,8 +179,8 @@ impl Answer {
 impl Subscription {
     pub(super) fn takes(&self, message: &Message) -> bool {
         message.topic == self.topic
-            && (self.earliest || message.born > self.born)
-            && (!self.filtered || message.content.attribute.as_deref() == Some("1"))
+            && (self.plan.earliest || message.born > self.born)
+            && (!self.plan.filtered || message.content.attribute.as_deref() == Some("1"))
     }
 
     pub(super) fn standing(&mut self, message: usize) -> &mut Standing {
@@ -182,7 +188,7 @@ impl Subscription {
     }
 
     pub(super) fn after(&self) -> Option<u32> {
-        self.dead_after.or(self.discard_after)
+        self.plan.dead_after.or(self.plan.discard_after)
     }
 }
 
@@ -288,7 +294,7 @@ impl History {
         self.identify(number, seen.id)?;
         self.messages[number].fate = Fate::Sure;
         let book = &mut self.subscriptions[subscription];
-        let (mode, after) = (book.mode, book.after());
+        let (mode, after) = (book.plan.mode, book.after());
         let standing = book.standing(number);
         match (standing.settled, mode) {
             (Settled::No | Settled::Maybe, _) => {}
@@ -323,7 +329,7 @@ impl History {
         let book = &self.subscriptions[subscription];
         let key = &self.messages[number].content.key;
         // Of those that were handed out to nobody it is not known which they were.
-        if !book.ordered || key.is_none() || book.lost_at_most > 0 {
+        if !book.plan.ordered || key.is_none() || book.lost_at_most > 0 {
             return Ok(());
         }
         let place = |number: usize| (self.messages[number].born, number);
@@ -345,7 +351,7 @@ impl History {
 
     pub(super) fn acked(&mut self, subscription: usize, message: usize, answer: Answer) {
         let book = &mut self.subscriptions[subscription];
-        let mode = book.mode;
+        let mode = book.plan.mode;
         let standing = book.standing(message);
         if mode == DeliveryMode::AtMostOnce {
             return;
@@ -380,7 +386,7 @@ impl History {
         let known: Vec<usize> = (0..self.messages.len()).collect();
         let book = &mut self.subscriptions[subscription];
         let takes: Vec<bool> = known.iter().map(|&message| book.takes(&self.messages[message])).collect();
-        book.earliest |= !to_end;
+        book.plan.earliest |= !to_end;
         for message in known {
             let before = *book.standing(message);
             let was_settled = before.settled != Settled::No || before.may_be_settled || !takes[message];
@@ -409,7 +415,7 @@ impl History {
     /// It failed there. `is_sound`: nothing is wrong with the disk. `is_told`: the call returned `Ok`.
     pub(super) fn nacked(&mut self, subscription: usize, message: usize, is_sound: bool, is_told: bool) {
         let book = &mut self.subscriptions[subscription];
-        let (mode, dead_after, discard_after) = (book.mode, book.dead_after, book.discard_after);
+        let Plan { mode, dead_after, discard_after, .. } = book.plan;
         let standing = book.standing(message);
         standing.held = false;
         let has_spent = |after: Option<u32>| after.is_some_and(|after| standing.spent.0 >= after);
@@ -429,7 +435,7 @@ impl History {
 
     pub(super) fn rejected(&mut self, subscription: usize, message: usize, is_sound: bool, is_told: bool) {
         let book = &mut self.subscriptions[subscription];
-        let (dies, mode) = (book.dead_after.is_some(), book.mode);
+        let (dies, mode) = (book.plan.dead_after.is_some(), book.plan.mode);
         let standing = book.standing(message);
         standing.held = false;
         match dies {
@@ -442,7 +448,7 @@ impl History {
     pub(super) fn receive_failed(&mut self, subscription: usize, most: u64) {
         let messages: Vec<usize> = (0..self.messages.len()).collect();
         let book = &mut self.subscriptions[subscription];
-        match book.mode {
+        match book.plan.mode {
             DeliveryMode::AtMostOnce => book.lost_at_most += most,
             _ => {
                 for message in messages {
@@ -476,7 +482,7 @@ impl History {
     pub(super) fn shut_down(&mut self, was_full: bool) {
         self.acks.clear();
         for book in &mut self.subscriptions {
-            let is_told = book.mode == DeliveryMode::ExactlyOnce || !was_full;
+            let is_told = book.plan.mode == DeliveryMode::ExactlyOnce || !was_full;
             for standing in book.standings.values_mut().filter(|standing| standing.settled == Settled::Here) {
                 let is_sure = is_told && !standing.may_be_settled;
                 standing.settled = if is_sure { Settled::Yes } else { Settled::Maybe };

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use super::audit::{Found, audit};
 use super::compare::DEAD;
-use super::driver::{Log, Plan, Process};
+use super::driver::{Log, Process};
 use super::eventflow::{DeliveryMode, ManualClock};
-use super::history::History;
+use super::history::{History, Plan};
 use super::{DIR, open, setting};
 use crate::journal::disk::explore::{Bounds, Report, Scenario, crashes, failures};
 use crate::journal::disk::faulty::{Fault, FaultyDisk, KINDS, Lasts};

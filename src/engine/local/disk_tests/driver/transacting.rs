@@ -62,7 +62,7 @@ impl Process<'_> {
             CommitReason::Storage { .. } if self.in_trouble() => self.comes_to_nothing(&messages, &acks),
             // One of a run whose first went back.
             CommitReason::LeaseExpired { .. }
-                if acks.iter().any(|&(number, _)| self.history.subscriptions[number].ordered) =>
+                if acks.iter().any(|&(number, _)| self.history.subscriptions[number].plan.ordered) =>
             {
                 self.comes_to_nothing(&messages, &acks)
             }
@@ -76,7 +76,7 @@ impl Process<'_> {
         }
         for &(number, message) in acks {
             self.fails(number, message, false);
-            if self.history.subscriptions[number].ordered {
+            if self.history.subscriptions[number].plan.ordered {
                 // It may have gone back with an earlier one of its key.
                 self.history.subscriptions[number].standing(message).spent.0 = 0;
             }
@@ -88,7 +88,9 @@ impl Process<'_> {
     pub(in super::super) fn seek_some(&mut self) -> Done {
         let Some(number) = self.pick_subscription() else { return Ok(()) };
         let book = &self.history.subscriptions[number];
-        let is_simple = book.mode != DeliveryMode::AtMostOnce && book.dead_after.is_none() && !book.ordered;
+        let is_simple = book.plan.mode != DeliveryMode::AtMostOnce
+            && book.plan.dead_after.is_none()
+            && !book.plan.ordered;
         if !is_simple || !self.history.topics[book.topic].forever {
             return Ok(());
         }
