@@ -18,6 +18,8 @@ mod interplay;
 mod simulation;
 mod threads;
 mod transactions;
+#[cfg(feature = "async")]
+mod watched;
 mod workloads;
 
 use std::path::Path;

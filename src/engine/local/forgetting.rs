@@ -33,14 +33,31 @@ impl Forgotten {
     }
 }
 
+/// What a topic was like when it began to forget.
+pub(super) struct Forgetting {
+    epoch: u64,
+    pending: u32,
+    keep: Keep,
+    next: Sequence,
+}
+
 impl<E: Send + Sync + 'static> TopicCore<E> {
     /// Forgets what nobody needs. Gives all that a checkpoint is to leave out, up to where the log is written. To be called before the books are looked at: what they then have settled is
     /// in the checkpoint, too.
     pub(super) fn forget(&self) -> Ranges {
-        let (epoch, pending, keep, next) = {
-            let state = self.state.lock();
-            (state.epoch, state.pending, state.config.retention.keep, state.writer.next())
-        };
+        let begun = self.begin_to_forget();
+        self.end_forgetting(begun)
+    }
+
+    pub(super) fn begin_to_forget(&self) -> Forgetting {
+        let state = self.state.lock();
+        let (epoch, pending) = (state.epoch, state.pending);
+        Forgetting { epoch, pending, keep: state.config.retention.keep, next: state.writer.next() }
+    }
+
+    /// What happened since it was begun may stand against it.
+    pub(super) fn end_forgetting(&self, begun: Forgetting) -> Ranges {
+        let Forgetting { epoch, pending, keep, next } = begun;
         let first = self.log.first_kept();
         if keep == Keep::UntilAcked && pending == 0 {
             let settled = self.settled_by_all(first, next);

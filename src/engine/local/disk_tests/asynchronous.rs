@@ -1,199 +1,22 @@
 //! Futures on disk: no `poll` waits for the disk, or touches it; the committer does, for all who ask; and a future that is dropped half-way changes nothing about what was accepted.
 
-use std::collections::BTreeMap;
-use std::io;
 use std::path::Path;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, Sender, unbounded};
 use futures::StreamExt;
 
 use super::eventflow::{
     Broker, CommitReason, DeadLetter, DeliveryMode, Error, ManualClock, Message, PublishError,
     PublishErrorKind, RecvError, Retention, SettleError, Subscription, Topic, TryRecvError,
 };
+use super::watched::{COMMITTER, PATIENCE, Watched, this_thread};
 use super::{DIR, SEGMENT_LEN, open};
-use crate::journal::disk::sim::SimDisk;
-use crate::journal::disk::{Access, Disk, DiskFile, Lock};
 use crate::journal::{Durability, JournalOptions};
-use crate::sync::{Mutex, thread};
-
-/// Long enough for a loaded machine: only a test that fails waits for it.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// The name of its thread.
-const COMMITTER: &str = "eventflow-commit";
-
-/// A disk that knows who calls it, and whose syncs can be held up, or fail.
-#[derive(Clone, Debug)]
-struct Watched {
-    disk: SimDisk,
-    book: Arc<Mutex<Book>>,
-}
-
-#[derive(Debug, Default)]
-struct Book {
-    /// How many writes and syncs each thread has begun, by its name.
-    calls: BTreeMap<String, u64>,
-    syncs: u64,
-    /// How many of them the committer began.
-    shared: u64,
-    held: Option<Receiver<()>>,
-    begun: Option<Sender<()>>,
-    /// Every sync after this many fails.
-    good: Option<u64>,
-}
-
-/// While it lives, no sync ends.
-struct Hold {
-    _free: Sender<()>,
-    begun: Receiver<()>,
-}
-
-impl Hold {
-    /// Returns when a sync has begun.
-    #[track_caller]
-    fn await_sync(&self) {
-        self.begun.recv_timeout(PATIENCE).expect("a sync begins");
-    }
-}
-
-impl Watched {
-    fn new() -> Self {
-        Watched { disk: SimDisk::new(), book: Arc::default() }
-    }
-
-    fn hold(&self) -> Hold {
-        let ((free, held), (sender, begun)) = (bounded(0), unbounded());
-        let mut book = self.book.lock();
-        (book.held, book.begun) = (Some(held), Some(sender));
-        Hold { _free: free, begun }
-    }
-
-    /// All syncs fail from now on but for `more`, those that are held included.
-    fn fail_syncs_after(&self, more: u64) {
-        let mut book = self.book.lock();
-        book.good = Some(book.syncs + more - u64::from(book.held.is_some()));
-    }
-
-    fn shared_syncs(&self) -> u64 {
-        self.book.lock().shared
-    }
-
-    fn calls_of_this_thread(&self) -> u64 {
-        self.book.lock().calls.get(&this_thread()).copied().unwrap_or(0)
-    }
-
-    fn callers(&self) -> Vec<String> {
-        self.book.lock().calls.keys().cloned().collect()
-    }
-
-    fn note(&self) {
-        *self.book.lock().calls.entry(this_thread()).or_default() += 1;
-    }
-
-    fn sync(&self, sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-        self.note();
-        let (number, held) = {
-            let mut book = self.book.lock();
-            book.syncs += 1;
-            book.shared += u64::from(this_thread() == COMMITTER);
-            if let Some(begun) = &book.begun {
-                let _nobody_may_listen = begun.send(());
-            }
-            (book.syncs, book.held.clone())
-        };
-        if let Some(held) = held {
-            // Nothing is ever sent: it ends with the hold, or the test with a poll that waits for it.
-            let _free_now = held.recv_timeout(PATIENCE);
-        }
-        let fails = self.book.lock().good.is_some_and(|good| number > good);
-        if fails { Err(io::ErrorKind::Other.into()) } else { sync() }
-    }
-
-    fn file(&self, file: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
-        Arc::new(WatchedFile { file, disk: self.clone() })
-    }
-}
-
-fn this_thread() -> String {
-    let thread = thread::current();
-    thread.name().unwrap_or("nameless").to_owned()
-}
-
-impl Disk for Watched {
-    fn create_dir(&self, path: &Path) -> io::Result<()> {
-        self.disk.create_dir(path)
-    }
-
-    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-        self.disk.list(dir)
-    }
-
-    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        self.note();
-        self.disk.create(path).map(|file| self.file(file))
-    }
-
-    fn open(&self, path: &Path, access: Access) -> io::Result<Arc<dyn DiskFile>> {
-        self.disk.open(path, access).map(|file| self.file(file))
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.note();
-        self.disk.rename(from, to)
-    }
-
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        self.note();
-        self.disk.remove(path)
-    }
-
-    fn remove_dir(&self, path: &Path) -> io::Result<()> {
-        self.note();
-        self.disk.remove_dir(path)
-    }
-
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.sync(|| self.disk.sync_dir(dir))
-    }
-
-    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>> {
-        self.disk.lock(path)
-    }
-}
-
-#[derive(Debug)]
-struct WatchedFile {
-    file: Arc<dyn DiskFile>,
-    disk: Watched,
-}
-
-impl DiskFile for WatchedFile {
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
-
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.file.read_at(buffer, offset)
-    }
-
-    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
-        self.disk.note();
-        self.file.write_at(bytes, offset)
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.disk.note();
-        self.file.set_len(len)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.disk.sync(|| self.file.sync())
-    }
-}
+use crate::sync::thread;
 
 /// A future in nobody's hands but the test's.
 struct Task<F: Future> {
@@ -263,7 +86,7 @@ impl Scene {
 
     /// What a program finds that opens the disk after a power cut.
     fn after_a_crash(&self) -> Scene {
-        let disk = Watched { disk: self.disk.disk.fork(), book: Arc::default() };
+        let disk = Watched::of(self.disk.disk().fork());
         let broker = open(Arc::new(disk.clone()), &self.clock).unwrap();
         let topic = broker.topic::<String>("orders").open().unwrap();
         let billing = topic.subscription("billing").open().unwrap();

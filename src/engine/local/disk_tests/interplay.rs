@@ -1,53 +1,59 @@
 //! What one call does while another is on its way to the disk: a checkpoint, a creation, an update, an end.
 
-use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, Sender, unbounded};
 
-use super::eventflow::{Broker, Codec, CodecError, ManualClock, OpenError, Topic};
+use super::eventflow::{Broker, Codec, CodecError, ManualClock, Message, OpenError, Retention, Seek, Topic};
 use super::open;
+use super::watched::{PATIENCE, Watched};
+use crate::engine::local::committer::Safety;
+use crate::engine::local::flight::Flight;
+use crate::engine::local::publish::Parcel;
 use crate::journal::disk::sim::SimDisk;
-use crate::journal::disk::{Access, Disk, DiskFile, Lock};
-
-const PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 struct Event {
     text: String,
     gone: Option<Sender<()>>,
 }
+
 impl Drop for Event {
     fn drop(&mut self) {
         if let Some(gone) = &self.gone {
-            let _ = gone.send(());
+            let _nobody_may_listen = gone.send(());
         }
     }
 }
+
 fn of(text: &str) -> Event {
     Event { text: text.into(), gone: None }
 }
 
+/// A codec by which a test holds up who encodes, as a checkpoint does.
 struct Gate {
     armed: Arc<AtomicBool>,
     begun: Sender<()>,
     free: Receiver<()>,
 }
+
 impl Codec<Event> for Gate {
     fn name(&self) -> &str {
         "gate"
     }
+
     fn encode(&self, event: &Event, out: &mut Vec<u8>) -> Result<(), CodecError> {
         if self.armed.swap(false, Ordering::SeqCst) {
-            let _ = self.begun.send(());
-            let _ = self.free.recv_timeout(PATIENCE);
+            let _nobody_may_listen = self.begun.send(());
+            let _free_now = self.free.recv_timeout(PATIENCE);
         }
         out.extend_from_slice(event.text.as_bytes());
         Ok(())
     }
+
     fn decode(&self, bytes: &[u8]) -> Result<Event, CodecError> {
         Ok(of(&String::from_utf8_lossy(bytes)))
     }
@@ -58,187 +64,134 @@ struct Control {
     begun: Receiver<()>,
     free: Sender<()>,
 }
+
+impl Control {
+    /// Who encodes next is held.
+    fn arm(&self) {
+        self.armed.store(true, Ordering::SeqCst);
+    }
+
+    #[track_caller]
+    fn await_encode(&self) {
+        self.begun.recv_timeout(PATIENCE).expect("an event is encoded");
+    }
+
+    fn free(&self) {
+        self.free.send(()).expect("it is held");
+    }
+}
+
 fn gate() -> (Gate, Control) {
     let armed = Arc::new(AtomicBool::new(false));
     let ((begun, begins), (free, freed)) = (unbounded(), unbounded());
     (Gate { armed: armed.clone(), begun, free: freed }, Control { armed, begun: begins, free })
 }
 
-fn texts(broker: &Broker, name: &str) -> usize {
-    if !broker.topics().iter().any(|known| known == name) {
-        return 0;
+/// A topic that keeps what is published to it, and what holds up its codec.
+fn gated(broker: &Broker, name: &str) -> (Topic<Event>, Control) {
+    let (codec, control) = gate();
+    let topic = broker.topic(name).codec(codec).open().expect("a topic");
+    let _stays_on_disk = topic.subscription("s").open().expect("s");
+    (topic, control)
+}
+
+/// How many messages there are.
+fn count(broker: &Broker, name: &str) -> usize {
+    let s = gated(broker, name).0.subscription("s").open().expect("s");
+    let all: Vec<_> = std::iter::from_fn(|| s.try_recv().ok()).collect();
+    all.len()
+}
+
+fn take_off<E: Send + Sync + 'static>(topic: &Topic<E>, event: E) -> (Flight<E>, [Parcel<E>; 1]) {
+    let core = &topic.core;
+    let mut parcels = [core.parcel(Message::new(event)).ok().expect("a parcel")];
+    match core.take_off(core.stored.as_ref().expect("it is on disk"), &mut parcels) {
+        Err(flight) => (flight, parcels),
+        Ok(_) => panic!("nothing is under way"),
     }
-    let topic: Topic<Event> = broker.topic(name).codec(gate().0).open().expect("it opens");
-    let s = topic.subscription("s").open().expect("it opens");
-    let mut count = 0;
-    while let Ok(delivery) = s.try_recv() {
-        count += 1;
-        std::mem::forget(delivery);
+}
+
+const ENOUGH: usize = 60;
+
+/// Publishes so much that a checkpoint is due, for which nobody asks yet.
+fn fill(topic: &Topic<Event>) {
+    let store = topic.broker.presence.core.store.clone().expect("it is on disk");
+    for _ in 0..ENOUGH {
+        let (flight, _) = take_off(topic, of(&"x".repeat(500)));
+        store.commit(flight.position).expect("safe");
     }
-    count
+}
+
+/// Somebody asks for it.
+fn checkpoint(broker: &Broker) -> JoinHandle<()> {
+    let core = broker.presence.core.clone();
+    std::thread::spawn(move || core.checkpoint_in_time())
+}
+
+#[track_caller]
+fn wait_until(is_so: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < PATIENCE, "it is to become so");
+        std::thread::yield_now();
+    }
 }
 
 #[test]
 fn a_broker_that_is_dropped_during_a_checkpoint_keeps_what_it_accepted() {
     let disk = SimDisk::new();
     let broker = open(Arc::new(disk.clone()), &ManualClock::new()).expect("it opens");
-    let (codec, control) = gate();
-    let a: Topic<Event> = broker.topic("a").codec(codec).open().expect("a");
-    let z: Topic<Event> = broker.topic("z").codec(gate().0).open().expect("z");
-    let sa = a.subscription("s").open().expect("s");
-    let sz = z.subscription("s").open().expect("s");
+    let ((a, control), (p, _), (z, _)) = (gated(&broker, "a"), gated(&broker, "p"), gated(&broker, "z"));
     let (gone, goes) = unbounded();
     a.publish(of("first")).expect("published");
-    z.publish(Event { text: "0".into(), gone: Some(gone) }).expect("published");
-    control.armed.store(true, Ordering::SeqCst);
-    let mut count = 1;
-    let x = "x".repeat(2_000);
-    while control.begun.recv_timeout(Duration::from_millis(5)).is_err() {
-        futures::executor::block_on(z.publish_async(of(&x))).expect("published");
-        count += 1;
-        assert!(count < 1_000);
-    }
-    // A thread of the broker's is writing a checkpoint.
-    let free = control.free.clone();
-    let freer = std::thread::spawn(move || {
-        let torn = goes.recv_timeout(PATIENCE).is_ok();
-        std::thread::sleep(Duration::from_millis(100));
-        let _ = free.send(());
-        torn
-    });
-    drop((sa, sz, a, z, broker));
-    eprintln!("torn down during the checkpoint: {}", freer.join().unwrap());
-    std::thread::sleep(Duration::from_millis(500));
+    z.publish(Event { text: "last".into(), gone: Some(gone) }).expect("published");
+    fill(&p);
+    control.arm();
+    let checkpointer = checkpoint(&broker);
+    control.await_encode();
+    let dropper = std::thread::spawn(move || drop((a, p, z, broker)));
+    goes.recv_timeout(PATIENCE).expect("it is torn down during the checkpoint");
+    control.free();
+    dropper.join().unwrap();
+    checkpointer.join().unwrap();
     let broker = open(Arc::new(disk.kill()), &ManualClock::new()).expect("it opens");
-    assert_eq!((texts(&broker, "a"), texts(&broker, "z")), (1, count));
+    assert_eq!(["a", "p", "z"].map(|name| count(&broker, name)), [1, ENOUGH, 1]);
 }
 
-#[derive(Clone, Debug)]
-struct Held {
-    disk: SimDisk,
-    begun: Sender<()>,
-    free: Receiver<bool>,
-    armed: Arc<AtomicBool>,
-}
-impl Held {
-    fn call(&self) -> io::Result<()> {
-        if std::thread::current().name() == Some("creator") && self.armed.swap(false, Ordering::SeqCst) {
-            let _ = self.begun.send(());
-            if self.free.recv_timeout(PATIENCE) != Ok(true) {
-                return Err(io::ErrorKind::StorageFull.into());
-            }
-        }
-        Ok(())
-    }
-    fn file(&self, file: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
-        Arc::new(HeldFile { file, disk: self.clone() })
-    }
-}
-impl Disk for Held {
-    fn create_dir(&self, path: &Path) -> io::Result<()> {
-        self.disk.create_dir(path)
-    }
-    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-        self.disk.list(dir)
-    }
-    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        self.disk.create(path).map(|file| self.file(file))
-    }
-    fn open(&self, path: &Path, access: Access) -> io::Result<Arc<dyn DiskFile>> {
-        self.disk.open(path, access).map(|file| self.file(file))
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.disk.rename(from, to)
-    }
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        self.disk.remove(path)
-    }
-    fn remove_dir(&self, path: &Path) -> io::Result<()> {
-        self.disk.remove_dir(path)
-    }
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.disk.sync_dir(dir)
-    }
-    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>> {
-        self.disk.lock(path)
-    }
-}
-#[derive(Debug)]
-struct HeldFile {
-    file: Arc<dyn DiskFile>,
-    disk: Held,
-}
-impl DiskFile for HeldFile {
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.file.read_at(buffer, offset)
-    }
-    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
-        self.disk.call()?;
-        self.file.write_at(bytes, offset)
-    }
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.file.set_len(len)
-    }
-    fn sync(&self) -> io::Result<()> {
-        self.file.sync()
-    }
-}
-
-fn creation(what: &str) -> Result<Broker, OpenError> {
-    let sim = SimDisk::new();
-    let ((begun, begins), (free, freed)) = (unbounded(), bounded(1));
-    let held = Held { disk: sim.clone(), begun, free: freed, armed: Arc::new(AtomicBool::new(true)) };
-    let broker = open(Arc::new(held), &ManualClock::new()).expect("it opens");
-    let ((first, a_control), (last, z_control)) = (gate(), gate());
-    let a: Topic<Event> = broker.topic("a").codec(first).open().expect("a");
+/// Something is not created, for want of space, while a checkpoint is made; and then it is. Opens what is on the disk then.
+fn creation(what: &'static str) -> Result<Broker, OpenError> {
+    let disk = Watched::new();
+    let broker = open(Arc::new(disk.clone()), &ManualClock::new()).expect("it opens");
+    let ((a, a_control), (p, _)) = (gated(&broker, "a"), gated(&broker, "p"));
     let m: Topic<String> = broker.topic("m").open().expect("m");
-    let z: Topic<Event> = broker.topic("z").codec(last).open().expect("z");
-    let _sa = a.subscription("s").open().expect("s");
-    let _sz = z.subscription("s").open().expect("s");
+    let (z, z_control) = gated(&broker, "z");
+    let existing = m.subscription("first").open().expect("first");
     a.publish(of("first")).expect("published");
     z.publish(of("last")).expect("published");
-    a_control.armed.store(true, Ordering::SeqCst);
-    z_control.armed.store(true, Ordering::SeqCst);
-    let publisher = {
-        let p: Topic<String> = broker.topic("p").open().expect("p");
-        let p2 = p.clone();
-        let _sp = p.subscription("s").open().expect("s");
-        let over = Arc::new(AtomicBool::new(false));
-        let is_over = over.clone();
-        let handle = std::thread::spawn(move || {
-            while !is_over.load(Ordering::SeqCst) {
-                p2.publish("x".repeat(500)).expect("published");
-            }
-        });
-        a_control.begun.recv_timeout(PATIENCE).expect("a checkpoint begins");
-        over.store(true, Ordering::SeqCst);
-        handle
-    };
+    fill(&p);
+    a_control.arm();
+    z_control.arm();
+    let checkpointer = checkpoint(&broker);
     // The image is being made: it is at the first topic.
-    let create = {
-        let existing = m.subscription("first").open().expect("first");
-        let (broker, m, what) = (broker.clone(), m.clone(), what.to_owned());
-        move || match &*what {
-            "subscription" => m.subscription("s").open().map(drop),
-            "snapshot" => existing.snapshot("snap"),
-            _ => broker.topic::<String>("new").open().map(drop),
-        }
+    a_control.await_encode();
+    let create = move || match what {
+        "subscription" => m.subscription("s").open().map(drop),
+        "snapshot" => existing.snapshot("snap"),
+        _ => broker.topic::<String>("new").open().map(drop),
     };
+    let write = disk.hold_first_write_of("creator");
     let again = create.clone();
     let creator = std::thread::Builder::new().name("creator".into()).spawn(create).expect("a thread");
-    begins.recv_timeout(PATIENCE).expect("it writes the creation");
-    a_control.free.send(()).unwrap();
-    z_control.begun.recv_timeout(PATIENCE).expect("the image is at the last topic");
-    free.send(false).unwrap();
-    let failed = creator.join().unwrap().expect_err("there is no space");
-    eprintln!("{failed}");
-    z_control.free.send(()).unwrap();
-    publisher.join().unwrap();
+    write.await_write();
+    a_control.free();
+    // It is at the last.
+    z_control.await_encode();
+    write.finds_no_space();
+    creator.join().unwrap().expect_err("there is no space");
+    z_control.free();
+    checkpointer.join().unwrap();
     again().expect("now there is");
-    open(Arc::new(sim.kill()), &ManualClock::new())
+    open(Arc::new(disk.disk().kill()), &ManualClock::new())
 }
 
 #[test]
@@ -252,34 +205,39 @@ fn a_topic_whose_creation_failed_is_created_again_and_the_directory_opens() {
 }
 
 #[test]
+fn a_snapshot_whose_creation_failed_is_taken_again_and_the_directory_opens() {
+    creation("snapshot").map(drop).unwrap_or_else(|error| panic!("{error}"));
+}
+
+#[test]
 fn two_updates_at_a_time_are_after_a_restart_what_they_were() {
-    let sim = SimDisk::new();
-    let ((begun, begins), (free, freed)) = (unbounded(), bounded(1));
-    let armed = Arc::new(AtomicBool::new(false));
-    let held = Held { disk: sim.clone(), begun, free: freed, armed: armed.clone() };
-    let broker = open(Arc::new(held), &ManualClock::new()).expect("it opens");
+    let disk = Watched::new();
+    let broker = open(Arc::new(disk.clone()), &ManualClock::new()).expect("it opens");
     let hour = Duration::from_secs(3_600);
     let topic: Topic<String> = broker.topic("t").open().expect("t");
-    let s = topic.subscription("s").open().expect("s");
-    armed.store(true, Ordering::SeqCst);
-    let one = s.clone();
+    let (one, two) = (topic.subscription("s").open().expect("s"), topic.subscription("s").open().expect("s"));
+    let write = disk.hold_first_write_of("first");
     let first = std::thread::Builder::new()
-        .name("creator".into())
+        .name("first".into())
         .spawn(move || one.update().expire_after(hour).apply().map(drop))
-        .unwrap();
-    begins.recv_timeout(PATIENCE).expect("it is on its way");
-    let two = s.clone();
-    let second = std::thread::spawn(move || two.update().max_outstanding(10).apply().map(drop));
-    std::thread::sleep(Duration::from_millis(200));
-    free.send(true).unwrap();
+        .expect("a thread");
+    write.await_write();
+    let (begun, begins) = unbounded();
+    let second = std::thread::spawn(move || {
+        begun.send(()).expect("somebody listens");
+        two.update().max_outstanding(10).apply().map(drop)
+    });
+    begins.recv_timeout(PATIENCE).expect("it begins");
+    // It waits for the first by now, or comes behind it: to the same end.
+    write.goes_on();
     first.join().unwrap().expect("updated");
     second.join().unwrap().expect("updated");
-    topic.subscription("s").expire_after(hour).open().expect("both count");
-    let broker = open(Arc::new(sim.kill()), &ManualClock::new()).expect("it opens");
-    let topic: Topic<String> = broker.topic("t").open().expect("t");
-    if let Err(error) = topic.subscription("s").expire_after(hour).open() {
-        panic!("{error}");
-    }
+    let is_as_updated = |topic: &Topic<String>| {
+        topic.subscription("s").expire_after(hour).max_outstanding(10).open().expect("both count");
+    };
+    is_as_updated(&topic);
+    let broker = open(Arc::new(disk.disk().kill()), &ManualClock::new()).expect("it opens");
+    is_as_updated(&broker.topic("t").open().expect("t"));
 }
 
 #[test]
@@ -301,7 +259,7 @@ fn a_weigh_that_panics_during_a_checkpoint_loses_no_message() {
         p.publish("x".repeat(500)).expect("published");
     }
     bad.store(false, Ordering::SeqCst);
-    assert!(s.stats().backlog == 1);
+    assert_eq!(s.stats().backlog, 1);
     let broker = open(Arc::new(disk.kill()), &ManualClock::new()).expect("it opens");
     let t: Topic<String> = broker.topic("t").weigh(|event: &String| event.len() as u64).open().expect("t");
     let s = t.subscription("s").open().expect("s");
@@ -310,91 +268,47 @@ fn a_weigh_that_panics_during_a_checkpoint_loses_no_message() {
 
 #[test]
 fn what_is_settled_after_retention_became_forever_is_kept() {
-    use super::eventflow::{Retention, Seek};
-    use crate::sequence::Sequence;
-    let disk = SimDisk::new();
-    let broker = open(Arc::new(disk.clone()), &ManualClock::new()).expect("it opens");
+    let broker = open(Arc::new(SimDisk::new()), &ManualClock::new()).expect("it opens");
     let t: Topic<String> = broker.topic("t").open().expect("t");
     let s = t.subscription("s").open().expect("s");
     for n in 0..4 {
         t.publish(format!("{n}")).expect("published");
     }
-    let core = s.core.clone();
-    let mut desk = core.desk.lock();
-    let topic = core.topic.clone();
-    let forgetter = std::thread::spawn(move || topic.forget());
-    std::thread::sleep(Duration::from_millis(100));
-    let updated = t.clone();
-    let updater =
-        std::thread::spawn(move || updated.update().retention(Retention::forever()).apply().map(drop));
-    while core.topic.config().retention != Retention::forever() {
-        std::thread::yield_now();
-    }
-    drop(core.change_unrecorded_in(&mut desk, |ledger| {
-        ledger.handle_dropped(Sequence::new(1));
-    }));
-    drop(desk);
-    let forgotten = forgetter.join().unwrap();
-    updater.join().unwrap().expect("updated");
+    let begun = t.core.begin_to_forget();
+    t.update().retention(Retention::forever()).apply().expect("updated");
+    s.try_recv().expect("it is there").ack().expect("acked");
+    let forgotten = t.core.end_forgetting(begun);
     s.seek(Seek::Earliest).expect("sought");
-    let seen = std::iter::from_fn(|| s.try_recv().ok()).map(std::mem::forget).count();
-    assert_eq!(seen, 4, "forgotten: {forgotten:?}");
+    let all: Vec<_> = std::iter::from_fn(|| s.try_recv().ok()).collect();
+    assert_eq!(all.len(), 4, "forgotten: {forgotten:?}");
 }
 
 #[test]
 fn who_waits_for_a_message_does_not_wait_for_a_checkpoint() {
-    use super::eventflow::Message;
-    let disk = SimDisk::new();
-    let broker = open(Arc::new(disk.clone()), &ManualClock::new()).expect("it opens");
-    let (codec, control) = gate();
-    let a: Topic<Event> = broker.topic("a").codec(codec).open().expect("a");
+    let broker = open(Arc::new(SimDisk::new()), &ManualClock::new()).expect("it opens");
+    let ((a, control), (p, _)) = (gated(&broker, "a"), gated(&broker, "p"));
     let z: Topic<String> = broker.topic("z").open().expect("z");
-    let p: Topic<String> = broker.topic("p").open().expect("p");
-    let _sa = a.subscription("s").open().expect("s");
     let sz = z.subscription("s").open().expect("s");
-    let _sp = p.subscription("s").open().expect("s");
     a.publish(of("first")).expect("published");
-    let store = broker.presence.core.store.clone().unwrap();
-    let begin = |topic: &Topic<String>, text: String| {
-        let core = topic.core.clone();
-        let mut parcels = [core.parcel(Message::new(text)).ok().expect("a parcel")];
-        let Err(flight) = core.take_off(core.stored.as_ref().unwrap(), &mut parcels) else {
-            panic!("staged")
-        };
-        (core, flight, parcels)
-    };
-    for _ in 0..60 {
-        let (_, flight, _) = begin(&p, "x".repeat(500));
-        store.commit(flight.position).expect("safe");
-    }
+    fill(&p);
+    let waiting = sz.core.clone();
     let (told, tells) = unbounded();
     let receiver = std::thread::spawn(move || {
-        let got = sz.recv().map(|delivery| delivery.len());
-        let _ = told.send(());
-        got.is_ok()
+        let _nobody_may_listen = told.send(sz.recv().map(|delivery| delivery.clone()));
     });
-    std::thread::sleep(Duration::from_millis(200));
-    control.armed.store(true, Ordering::SeqCst);
+    wait_until(|| waiting.topic.receivers.has(waiting.id));
+    control.arm();
     // Somebody is between the two halves of a publish, and somebody else begins a checkpoint.
-    let (core, flight, mut parcels) = begin(&z, "news".into());
-    let checkpointer = {
-        let core = broker.presence.core.clone();
-        std::thread::spawn(move || core.checkpoint_in_time())
-    };
-    control.begun.recv_timeout(PATIENCE).expect("a checkpoint begins");
-    let known = store.known(flight.position, crate::engine::local::committer::Safety::Promised);
-    eprintln!("the publish returns: {known:?}");
-    assert!(core.land(flight, Ok(()), &mut parcels).is_ok(), "published");
-    let got = tells.recv_timeout(Duration::from_secs(3));
-    control.free.send(()).unwrap();
+    let (flight, mut parcels) = take_off(&z, "news".to_owned());
+    let checkpointer = checkpoint(&broker);
+    control.await_encode();
+    let store = z.core.stored.as_ref().expect("it is on disk").store.clone();
+    assert_eq!(store.known(flight.position, Safety::Promised), Some(Ok(())));
+    assert!(z.core.land(flight, Ok(()), &mut parcels).is_ok(), "published");
+    let got = tells.recv_timeout(PATIENCE / 2).expect("who receives does not wait for the checkpoint");
+    assert_eq!(got.expect("a message"), "news");
+    assert!(!checkpointer.is_finished());
+    control.free();
     checkpointer.join().unwrap();
-    let later = tells.recv_timeout(PATIENCE);
-    eprintln!("after the checkpoint: {later:?}");
-    assert!(got.is_ok(), "it was published, and the receiver waits for the checkpoint to end");
     receiver.join().unwrap();
-}
-
-#[test]
-fn a_snapshot_whose_creation_failed_is_taken_again_and_the_directory_opens() {
-    creation("snapshot").map(drop).unwrap_or_else(|error| panic!("{error}"));
 }
