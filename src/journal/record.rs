@@ -50,8 +50,8 @@ use crate::time::Tick;
 pub(crate) use list::{AttemptRange, List, OutcomeCode, SettledRange};
 #[allow(unused_imports, reason = "the face of the records, whatever of it is in use")]
 pub(crate) use message::{
-    ARCHIVED_HEAD_LEN, Archived, Envelope, Messages, OverLimit, PlainRecord, encode_message,
-    is_plain_archived, read_archived, write_archived, write_published,
+    ARCHIVED_HEAD_LEN, Archived, Envelope, Messages, OverLimit, PlainRecord, encode_message, read_archived,
+    read_plain_archived, write_archived, write_published,
 };
 #[allow(unused_imports, reason = "the face of the records, whatever of it is in use")]
 pub(crate) use options::{BookOptions, CODEC_LEN_MAX, DeadLetterTo, TopicOptions};

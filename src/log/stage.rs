@@ -52,23 +52,15 @@ impl<'a, E: 'static> Stage<'a, E> {
         self.events.push(event);
     }
 
-    /// Adds an event that is but this payload; false: events are something else, or it is too long.
+    /// Adds an event that is but this part of shared memory, and stays there; false: events are something else.
     #[inline]
-    pub(crate) fn push_payload(&mut self, payload: &[u8]) -> bool {
-        let len = payload.len();
-        if self.expected < PART_LEN_MIN || len > LAID_LEN_MAX {
-            return false;
-        }
-        let mut empty = Some(Bytes::new());
-        let empty = (&mut empty as &mut dyn Any).downcast_mut::<Option<E>>().and_then(Option::take);
-        let Some(empty) = empty else { return false };
-        if self.payloads.len() + len > self.payloads.capacity() {
-            self.make_room(len);
-        }
-        self.payloads.extend_from_slice(payload);
-        self.laid.push(len as u16);
-        self.events.push(empty);
-        true
+    pub(crate) fn push_part(&mut self, memory: &Bytes, payload: &[u8]) -> bool {
+        self.tell();
+        let mut part = Some(memory.slice_ref(payload));
+        let part = (&mut part as &mut dyn Any).downcast_mut::<Option<E>>().and_then(Option::take);
+        let is_event = part.is_some();
+        self.events.extend(part);
+        is_event
     }
 
     #[inline]

@@ -100,10 +100,13 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
 
     fn take_in_row(&self, row: &PlainRow<'_>, codec: &RevivingCodec<E>) -> Result<(), String> {
         let mut stage = self.log.stage(row.len());
+        // Payloads that are events as they are stay where they were read.
+        let memory = row.memory().filter(|_| codec.is_raw);
         let mut bytes = 0;
         for (n, payload) in (0..).zip(row.payloads()) {
             bytes += payload.len() as u64;
-            if !(codec.is_raw && stage.push_payload(payload)) {
+            let is_part = memory.is_some_and(|memory| stage.push_part(memory, payload));
+            if !is_part {
                 stage.push(codec.decode(self.log.incarnation(), row.first + n, payload)?);
             }
         }

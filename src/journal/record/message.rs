@@ -209,11 +209,13 @@ pub(crate) fn read_archived(bytes: &[u8]) -> Result<Archived<'_>, Malformed> {
     Ok((at, envelope, extras, message))
 }
 
-/// When the message was published that [`write_archived`] and [`encode_message`] wrote, if it is but a payload.
+/// [`read_archived`] of a message that is but a payload: when it was published, and that. None: it is more, or cannot be read.
 #[inline]
-pub(crate) fn is_plain_archived(bytes: &[u8]) -> Option<Tick> {
+pub(crate) fn read_plain_archived(bytes: &[u8]) -> Option<(Tick, &[u8])> {
     let (at, rest) = bytes.split_first_chunk::<ARCHIVED_HEAD_LEN>()?;
-    (rest.first() == Some(&0)).then(|| Tick::from_nanos(u64::from_le_bytes(*at)))
+    let rest = rest.strip_prefix(&[0])?;
+    let payload = Reader::new(rest).bytes(PAYLOAD_BYTES_MAX as usize, "a payload").ok()?;
+    Some((Tick::from_nanos(u64::from_le_bytes(*at)), payload))
 }
 
 /// Passes over a message without keeping anything of it.

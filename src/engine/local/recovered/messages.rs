@@ -5,7 +5,7 @@ use std::fmt;
 use bytes::Bytes;
 
 use crate::journal::record::{
-    ARCHIVED_HEAD_LEN, Archived, Envelope, is_plain_archived, read_archived, write_archived,
+    ARCHIVED_HEAD_LEN, Archived, Envelope, read_archived, read_plain_archived, write_archived,
 };
 use crate::message::Extras;
 use crate::sequence::Sequence;
@@ -82,7 +82,15 @@ impl<'a> PlainRow<'a> {
 
     pub(crate) fn payloads(&self) -> impl Iterator<Item = &'a [u8]> {
         let piece = self.piece;
-        self.places.iter().filter_map(move |place| Some(piece.read(*place)?.1.payload))
+        self.places.iter().filter_map(move |place| Some(piece.plain(*place)?.1))
+    }
+
+    /// The memory that the payloads are part of, if it is shared.
+    pub(crate) fn memory(&self) -> Option<&'a Bytes> {
+        match &self.piece.bytes {
+            PieceBytes::Whole(bytes) => Some(bytes),
+            PieceBytes::Growing(_) => None,
+        }
     }
 }
 
@@ -172,7 +180,9 @@ impl StoredMessages {
         let mut piece: Option<Piece> = None;
         for (sequence, at) in records {
             let record = bytes.get(at..).unwrap_or_default();
-            read_archived(record).map_err(|error| format!("message {sequence:?}: {error}"))?;
+            if read_plain_archived(record).is_none() {
+                read_archived(record).map_err(|error| format!("message {sequence:?}: {error}"))?;
+            }
             let at = u32::try_from(at).map_err(|_| "too long a piece".to_owned())?;
             if let Some(piece) = &mut piece
                 && let Ok(behind) = u32::try_from(sequence - piece.first)
@@ -315,9 +325,14 @@ impl Piece {
         Some((self.first + u64::from(place.behind), message))
     }
 
+    /// When it was published, and its payload, of a message that is plain.
+    fn plain(&self, place: Place) -> Option<(Tick, &[u8])> {
+        read_plain_archived(self.bytes().get(place.at as usize..)?)
+    }
+
     /// When it was published, of a message that is plain.
     fn plain_at(&self, place: Place) -> Option<Tick> {
-        is_plain_archived(self.bytes().get(place.at as usize..)?)
+        self.plain(place).map(|(at, _)| at)
     }
 
     fn rows(&self, min: usize, max: usize) -> impl Iterator<Item = Row<'_>> {
