@@ -223,6 +223,9 @@ pub enum Seek {
 #[non_exhaustive]
 pub enum DeliveryMode {
     /// Settled when it is handed out: never delivered twice, lost if the subscriber fails.
+    ///
+    /// On disk it is settled as safely as it was published: with [`Durability::Always`] whatever fails; with [`Interval`](Durability::Interval) and [`Os`](Durability::Os) a power cut may undo the newest hand-outs, and they are
+    /// made again.
     AtMostOnce,
     /// Delivered until it is acked; an ack that comes late is still taken when nobody else holds the message.
     #[default]
@@ -289,9 +292,13 @@ pub enum Durability {
     /// It survives a power cut: it is synced before anybody sees it. Publishers that come together share a sync.
     #[default]
     Always,
-    /// It survives a crash of the process; a power cut loses at most the newest of this time. A thread of the broker's syncs that often.
+    /// It survives a crash of the process; a power cut loses at most the newest of this time, all at once: what was published, and what was settled or handed out, so that a message may come again
+    /// ([`AtMostOnce`](DeliveryMode::AtMostOnce) ones, too). A thread of the broker's syncs that often.
+    ///
+    /// No sequence that somebody may have seen is given to another message, nevertheless: after a crash, of the process too, all topics go on behind whatever may have been seen in any of them, about a million behind the
+    /// farthest. After an end in good order ([`shutdown`](crate::Broker::shutdown), or the last handle dropped) they go on where they were. For this one publish in a million is synced, and the first after an opening.
     Interval(Duration),
-    /// It survives a crash of the process. The system writes it to the disk when it likes.
+    /// It survives a crash of the process. The system writes it to the disk when it likes. What is said of [`Interval`](Self::Interval) holds here for whatever was not written by then.
     Os,
 }
 

@@ -163,6 +163,22 @@ impl Settled {
         }
     }
 
+    /// Up to there, messages from `at` on stand alike: however many they are, where nothing that is written down differs.
+    pub(crate) fn alike_to(&self, at: Sequence) -> Sequence {
+        if let Some(&mark) = [self.forgotten, self.start].iter().find(|mark| at < **mark) {
+            return mark;
+        }
+        let number = page_of(at);
+        match self.parts.range(..=number).next_back() {
+            Some((_, Part::Stretch { end, .. })) if *end > number => start_of(*end),
+            Some((&page, Part::Page(_))) if page == number => at.next(),
+            _ => {
+                let next = self.parts.range(number..).next().map_or(NONE, |(&next, _)| start_of(next));
+                if at < self.low { next.min(self.low) } else { next }
+            }
+        }
+    }
+
     /// How many messages before `tail` are not settled. O(1): nothing from `tail` on may have been settled.
     pub(crate) fn unsettled_before(&self, tail: Sequence) -> u64 {
         debug_assert!(self.settled_above <= tail - self.low, "nothing is settled from the tail on");

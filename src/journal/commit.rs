@@ -42,6 +42,8 @@ struct Group<T> {
     dones: Vec<(T, Space)>,
     /// Not written for want of space.
     refused: Vec<Range<u64>>,
+    /// So far it comes before it is acted on, whatever is promised.
+    least: Level,
 }
 
 impl<T> Group<T> {
@@ -171,8 +173,8 @@ impl<T> Commits<T> {
         Commits { core: Mutex::new(core), leader: Mutex::new(leader) }
     }
 
-    /// Queues a unit. Touches no file.
-    pub(super) fn add(&self, unit: &[u8], space: Space, done: T) -> Result<u64, JournalError> {
+    /// Queues a unit. Touches no file. `least`: so far it comes before it is acted on, whatever is promised.
+    pub(super) fn add(&self, unit: &[u8], space: Space, done: T, least: Level) -> Result<u64, JournalError> {
         if unit.len() > UNIT_LEN_MAX as usize {
             return Err(JournalError::TooLarge { len: unit.len() as u64, max: u64::from(UNIT_LEN_MAX) });
         }
@@ -182,7 +184,16 @@ impl<T> Commits<T> {
             Some(Ended::Closed) => return Err(JournalError::Closed),
             Some(Ended::Poisoned { reason, .. }) => return Err(JournalError::Poisoned(reason.clone())),
         }
-        Ok(core.add(unit, space, done))
+        Ok(core.add(unit, space, done, least))
+    }
+
+    /// Queues a unit after which there is none, unless the end has come already.
+    pub(super) fn add_last(&self, unit: &[u8], done: T) {
+        let mut core = self.core.lock();
+        if core.ended.is_none() {
+            core.add(unit, Space::Reserve, done, Level::Written);
+            core.ended = Some(Ended::Closed);
+        }
     }
 
     pub(super) fn next(&self) -> u64 {
@@ -360,7 +371,7 @@ impl<T> Drop for Watch<'_, T> {
 }
 
 impl<T> Core<T> {
-    fn add(&mut self, unit: &[u8], space: Space, done: T) -> u64 {
+    fn add(&mut self, unit: &[u8], space: Space, done: T, least: Level) -> u64 {
         let len = UNIT_PREFIX_LEN + unit.len();
         let fits = |group: &Group<T>| {
             group.frame.len() + len <= FRAME_HEADER_LEN + GATHERED_LEN_MAX && group.dones.len() < 1 << 24
@@ -368,9 +379,13 @@ impl<T> Core<T> {
         if !self.pending.back().is_some_and(fits) {
             let mut frame = self.buffers.pop().unwrap_or_default();
             frame.resize(FRAME_HEADER_LEN, 0);
-            self.pending.push_back(Group { base: self.next, frame, dones: Vec::new(), refused: Vec::new() });
+            let (dones, refused, least) = (Vec::new(), Vec::new(), Level::Written);
+            self.pending.push_back(Group { base: self.next, frame, dones, refused, least });
         }
         let group = self.pending.back_mut().expect("there is one now");
+        if least == Level::Synced {
+            group.least = least;
+        }
         push_unit(&mut group.frame, unit);
         group.dones.push((done, space));
         let position = self.next;
@@ -468,8 +483,9 @@ impl<T> Core<T> {
 impl<T> Leader<T> {
     /// Writes a group, syncs if asked, and acts for all that is then as safe as promised.
     fn round(&mut self, group: Option<Group<T>>, level: Level, act: Act<'_, T>) -> Result<(), Failed> {
+        let (mut end, mut least) = (self.written, Level::Written);
         if let Some(mut group) = group {
-            let end = group.end();
+            (end, least) = (group.end(), group.least);
             let written = self.write(&mut group);
             let mut frame = mem::take(&mut group.frame);
             if frame.capacity() <= KEPT_BUFFER_LEN_MAX {
@@ -478,15 +494,18 @@ impl<T> Leader<T> {
             }
             self.unacted.push_back(group);
             written.map_err(|reason| Failed { reason, attempted: end })?;
+        }
+        if least == Level::Written {
             self.written = end;
+            if self.act_at == Level::Written {
+                self.act_before(end, act);
+            }
         }
-        if self.act_at == Level::Written {
-            self.act_before(self.written, act);
-        }
-        if level == Level::Synced {
-            self.writer.sync().map_err(|error| Failed { reason: error.reason(), attempted: self.written })?;
-            self.synced = self.written;
-            self.act_before(self.synced, act);
+        if level == Level::Synced || least == Level::Synced {
+            self.writer.sync().map_err(|error| Failed { reason: error.reason(), attempted: end })?;
+            // What is to be synced first counts for nothing before.
+            (self.written, self.synced) = (end, end);
+            self.act_before(end, act);
         }
         Ok(())
     }

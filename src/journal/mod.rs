@@ -160,7 +160,22 @@ impl<T: Send> Journal<T> {
     /// # Errors
     /// The unit was not queued, is not in the journal, and its `T` is dropped: [`JournalError::Poisoned`], [`Closed`](JournalError::Closed), [`TooLarge`](JournalError::TooLarge).
     pub(crate) fn add(&self, unit: &[u8], space: Space, done: T) -> Result<Position, JournalError> {
-        self.commits.add(unit, space, done).map(Position)
+        self.commits.add(unit, space, done, Level::Written).map(Position)
+    }
+
+    /// [`add`](Self::add) of what is to survive a power cut before anybody acts on it, whatever is promised: whoever commits or writes it, syncs.
+    pub(crate) fn add_synced_first(
+        &self,
+        unit: &[u8],
+        space: Space,
+        done: T,
+    ) -> Result<Position, JournalError> {
+        self.commits.add(unit, space, done, Level::Synced).map(Position)
+    }
+
+    /// Queues a unit behind all others, and accepts nothing more: it is the last, if there is room for it. Nothing is done if that was so before.
+    pub(crate) fn add_last(&self, unit: &[u8], done: T) {
+        self.commits.add_last(unit, done);
     }
 
     /// Waits until the unit and all before it are as safe as promised and acted on. The first who waits does it, for all that have arrived.
@@ -176,7 +191,7 @@ impl<T: Send> Journal<T> {
         self.commits.settle(position.0, self.commit_level, act)
     }
 
-    /// Waits until the unit and all before it survive a crash of the process. Nothing is synced for it.
+    /// Waits until the unit and all before it survive a crash of the process. Nothing is synced for it but what is to be [synced first](Self::add_synced_first).
     ///
     /// # Errors
     /// As [`commit`](Self::commit).

@@ -12,11 +12,13 @@
 //! |---|---|---|
 //! | 01 | [`Clock`](Record::Clock) | now |
 //! | 02 | [`Numbers`](Record::Numbers) | hash key: u128, next topic, next book |
+//! | 03 | [`Ahead`](Record::Ahead) | sequence, topic |
 //! | 10 | [`TopicCreated`](Record::TopicCreated) | topic, next sequence, name: text, topic options |
 //! | 11 | [`TopicUpdated`](Record::TopicUpdated) | topic, next sequence, oldest that is kept, topic options |
 //! | 12 | [`TopicDeleted`](Record::TopicDeleted) | topic |
 //! | 13 | [`TopicImage`](Record::TopicImage) | topic, next sequence, oldest kept, last published: tick, part of its dedup window |
 //! | 14 | [`Archived`](Record::Archived) | topic, first file, the one after the last, how much of the last is in use, next sequence |
+//! | 15 | [`PassedOver`](Record::PassedOver) | topic, next sequence, how many before it are of no message |
 //! | 20 | [`BookCreated`](Record::BookCreated) | topic, book, start, topic's end, name: text, book options |
 //! | 21 | [`BookUpdated`](Record::BookUpdated) | topic, book, book options |
 //! | 22 | [`BookDeleted`](Record::BookDeleted) | topic, book |
@@ -82,6 +84,11 @@ pub(crate) enum Record<'a> {
         next_topic: u64,
         next_book: u64,
     },
+    /// Messages before this sequence, in every topic, and topics before this number may have been seen, though nothing says so that is synced. The largest counts, until one of zeros says that nothing may.
+    Ahead {
+        sequence: Sequence,
+        topic: u64,
+    },
     TopicCreated {
         topic: u64,
         next: Sequence,
@@ -111,6 +118,12 @@ pub(crate) enum Record<'a> {
     Archived {
         topic: u64,
         extent: Extent,
+    },
+    /// It goes on at `next` at least; of the sequences before, so many are of no message.
+    PassedOver {
+        topic: u64,
+        next: Sequence,
+        count: u64,
     },
     /// `end` is the topic's end at that moment: what was published from there on is promised to it.
     BookCreated {
@@ -287,7 +300,7 @@ fn read_record<'a>(reader: &mut Reader<'a>) -> Result<Option<Record<'a>>, Record
     let [low, middle, high] = length;
     let mut body = reader.part(u32::from_le_bytes([low, middle, high, 0]) as usize).map_err(malformed)?;
     let record = match kind {
-        kind::CLOCK..=kind::ARCHIVED => read_of_topic(kind, &mut body),
+        kind::CLOCK..=kind::PASSED_OVER => read_of_topic(kind, &mut body),
         kind::BOOK_CREATED..=kind::BOOK_IMAGE => read_of_book(kind, &mut body),
         kind::PUBLISHED..=kind::PARKED => read_of_messages(kind, &mut body),
         _ => Ok(None),
@@ -305,6 +318,7 @@ fn read_of_topic<'a>(kind: u8, body: &mut Reader<'a>) -> Result<Option<Record<'a
         kind::NUMBERS => {
             Record::Numbers { hash_key: body.u128()?, next_topic: body.varint()?, next_book: body.varint()? }
         }
+        kind::AHEAD => Record::Ahead { sequence: body.sequence()?, topic: body.varint()? },
         kind::TOPIC_CREATED => Record::TopicCreated {
             topic: body.varint()?,
             next: body.sequence()?,
@@ -326,6 +340,9 @@ fn read_of_topic<'a>(kind: u8, body: &mut Reader<'a>) -> Result<Option<Record<'a
             dedup: Part::read(body)?,
         },
         kind::ARCHIVED => Record::Archived { topic: body.varint()?, extent: read_extent(body)? },
+        kind::PASSED_OVER => {
+            Record::PassedOver { topic: body.varint()?, next: body.sequence()?, count: body.varint()? }
+        }
         _ => return Ok(None),
     }))
 }
@@ -404,11 +421,13 @@ impl Record<'_> {
             }
             Record::Clock { .. }
             | Record::Numbers { .. }
+            | Record::Ahead { .. }
             | Record::TopicCreated { .. }
             | Record::TopicUpdated { .. }
             | Record::TopicDeleted { .. }
             | Record::TopicImage { .. }
-            | Record::Archived { .. } => self.encode_of_topic(out),
+            | Record::Archived { .. }
+            | Record::PassedOver { .. } => self.encode_of_topic(out),
             _ => self.encode_of_book(out),
         }
     }
@@ -417,6 +436,7 @@ impl Record<'_> {
         let (kind, head): (u8, &[u64]) = match self {
             Record::Clock { now } => (kind::CLOCK, &[now.nanos()]),
             Record::Numbers { .. } => (kind::NUMBERS, &[]),
+            Record::Ahead { sequence, topic } => (kind::AHEAD, &[sequence.get(), *topic]),
             Record::TopicCreated { topic, next, .. } => (kind::TOPIC_CREATED, &[*topic, next.get()]),
             Record::TopicUpdated { topic, next, oldest, .. } => {
                 (kind::TOPIC_UPDATED, &[*topic, next.get(), oldest.get()])
@@ -428,6 +448,7 @@ impl Record<'_> {
             Record::Archived { topic, extent: Extent { first, end, len, next } } => {
                 (kind::ARCHIVED, &[*topic, *first, *end, *len, next.get()])
             }
+            Record::PassedOver { topic, next, count } => (kind::PASSED_OVER, &[*topic, next.get(), *count]),
             _ => unreachable!("told apart by `encode`"),
         };
         framed(out, kind, |out| {
@@ -570,11 +591,13 @@ fn read_bool(reader: &mut Reader<'_>, what: &'static str) -> Result<bool, Malfor
 mod kind {
     pub(super) const CLOCK: u8 = 0x01;
     pub(super) const NUMBERS: u8 = 0x02;
+    pub(super) const AHEAD: u8 = 0x03;
     pub(super) const TOPIC_CREATED: u8 = 0x10;
     pub(super) const TOPIC_UPDATED: u8 = 0x11;
     pub(super) const TOPIC_DELETED: u8 = 0x12;
     pub(super) const TOPIC_IMAGE: u8 = 0x13;
     pub(super) const ARCHIVED: u8 = 0x14;
+    pub(super) const PASSED_OVER: u8 = 0x15;
     pub(super) const BOOK_CREATED: u8 = 0x20;
     pub(super) const BOOK_UPDATED: u8 = 0x21;
     pub(super) const BOOK_DELETED: u8 = 0x22;

@@ -61,7 +61,7 @@ impl Found {
                     self.extents.insert(topic, Extent { first, end, len, next: words.varint() });
                     assert!(words.0.is_empty(), "a body is read to its end");
                 }
-                0x01 | 0x02 | 0x11 | 0x13 | 0x20..=0x27 | 0x31..=0x34 | 0x80.. => {}
+                0x01..=0x03 | 0x11 | 0x13 | 0x15 | 0x20..=0x27 | 0x31..=0x34 | 0x80.. => {}
                 kind => panic!("a record of kind {kind:#04x}"),
             }
         }

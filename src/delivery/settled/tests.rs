@@ -217,6 +217,13 @@ fn compare(settled: &Settled, model: &Model) {
             let end = run.filter(|&(first, _)| first == from + 1).map_or(from + 1, |(_, end)| end);
             run = Some((from, end));
         }
+        if from % 17 == 0 {
+            let alike_to = settled.alike_to(at(from)).get().min(TAIL);
+            assert!(from < alike_to, "{from}");
+            let some =
+                [from, from.midpoint(alike_to), alike_to - 1].into_iter().chain(from..alike_to.min(from + 3));
+            assert!(some.into_iter().all(|n| model.outcome(n) == outcome), "{from}..{alike_to}");
+        }
         if from % 17 == 0 || run.is_some_and(|(first, _)| first == from) {
             compare_run(settled, from, run);
         }

@@ -332,7 +332,11 @@ impl BrokerCore {
 
     /// What a checkpoint is to hold: everything.
     pub(super) fn write_image(&self, image: &mut ImageWriter<'_>) {
-        image.records(&self.numbers());
+        let mut numbers = self.numbers();
+        if let Some(store) = &self.store {
+            store.ahead.record(&mut numbers);
+        }
+        image.records(&numbers);
         // Under both locks, so that a topic that somebody opens just now is in one of them.
         let topics = self.topics.read();
         self.recovered.lock().topics().for_each(|topic| topic.write_image(image));

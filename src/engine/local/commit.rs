@@ -12,6 +12,7 @@ use std::sync::Arc;
 use crate::contain::drop_contained;
 use crate::delivery::hand_out::Ticket;
 use crate::delivery::ledger::Ledger;
+use crate::engine::local::ahead::Given;
 use crate::engine::local::broker::{BrokerCore, Phase};
 use crate::engine::local::effect::Entry;
 use crate::engine::local::publish::{Aftermath, Append, Parcel, refuse_for_space};
@@ -93,7 +94,7 @@ pub(crate) trait LockedOutput {
     /// On disk: what is to be waited for, if a repeat is of a message that is not in the log yet.
     fn under_way(&self) -> Option<Position>;
     /// On disk: what is new.
-    fn record(&mut self, now: Tick, unit: &mut Vec<u8>);
+    fn record(&mut self, now: Tick, unit: &mut Vec<u8>) -> Given;
     /// On disk: it waits for the unit that was added there.
     fn stage(&mut self, now: Tick, position: Position) -> Arc<dyn Part>;
 }
@@ -406,8 +407,9 @@ impl<E: Send + Sync + 'static> LockedOutput for LockedPosts<'_, E> {
         under_way(&self.state, self.parcels)
     }
 
-    fn record(&mut self, now: Tick, unit: &mut Vec<u8>) {
+    fn record(&mut self, now: Tick, unit: &mut Vec<u8>) -> Given {
         self.core.record_new(&mut self.state, self.parcels, now, unit);
+        self.state.given_with(self.parcels.len() as u64)
     }
 
     fn stage(&mut self, now: Tick, position: Position) -> Arc<dyn Part> {
@@ -526,7 +528,8 @@ where
     O: DerefMut<Target = dyn LockedOutput + 'b>,
 {
     let mut unit = Vec::new();
-    outputs.iter_mut().for_each(|output| output.record(now, &mut unit));
+    let given = outputs.iter_mut().map(|output| output.record(now, &mut unit));
+    let given = given.max_by_key(|given| given.sequence).unwrap_or(Given::NOTHING);
     inputs.iter().for_each(|input| input.record(&mut unit));
     if unit.is_empty() {
         // Repeats only.
@@ -534,7 +537,8 @@ where
         return Attempt::Done;
     }
     let together = Arc::new(Together::new());
-    let position = match store.add(&unit, JournalSpace::Ordinary, Some(together.clone())) {
+    let added = store.add_giving(&unit, given, JournalSpace::Ordinary, Some(together.clone()));
+    let position = match added {
         Ok(position) => position,
         Err(fault) => return Attempt::Refused(CommitReason::Storage { fault }),
     };

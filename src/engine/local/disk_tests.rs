@@ -15,6 +15,7 @@ mod full;
 mod history;
 #[cfg(feature = "async")]
 mod interplay;
+mod sequences;
 mod simulation;
 mod threads;
 mod transactions;

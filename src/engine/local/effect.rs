@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use crate::delivery::ledger::Ledger;
+use crate::engine::local::ahead::Given;
 use crate::engine::local::staging::{Held, Part};
 use crate::engine::local::store::{Added, Completion, Store};
 use crate::engine::local::subscription::{After, Desk, SubscriptionCore};
@@ -102,10 +103,11 @@ impl Creation {
         Creation(AtomicU64::new(Self::SAFE))
     }
 
-    /// Adds the unit of `created`, whose creation `of` gives. Under the lock that hides it.
+    /// Adds the unit of `created`, whose creation `of` gives, with the number that it gives. Under the lock that hides it.
     pub(super) fn add<C: Send + Sync + 'static>(
         store: &Store,
         unit: &[u8],
+        given: Given,
         created: &Arc<C>,
         of: fn(&C) -> &Creation,
     ) -> Added {
@@ -116,7 +118,7 @@ impl Creation {
             of(&this).0.store(end, Ordering::Release);
             Box::new(move || drop(this))
         });
-        let position = store.add(unit, Space::Ordinary, Some(effect))?;
+        let position = store.add_giving(unit, given, Space::Ordinary, Some(effect))?;
         // It may have ended by now.
         let _ended =
             of(created).0.compare_exchange(Self::BEGUN, position.0, Ordering::AcqRel, Ordering::Acquire);

@@ -1,5 +1,6 @@
 //! The engine in this process: topics and subscriptions in memory.
 
+mod ahead;
 mod archiving;
 pub(crate) mod broker;
 mod checkpointing;

@@ -13,7 +13,7 @@ use crate::sequence::Sequence;
 #[derive(Debug)]
 pub(super) struct Occupancy {
     limits: Capacity,
-    first: Sequence,
+    /// In the order of their sequences, of which some may have none.
     cells: VecDeque<Cell>,
     messages: u64,
     bytes: u64,
@@ -30,6 +30,7 @@ pub(super) struct Room {
 
 #[derive(Clone, Copy, Debug)]
 struct Cell {
+    sequence: Sequence,
     /// How many subscriptions have not settled it.
     unsettled: i64,
     weight: u64,
@@ -37,7 +38,18 @@ struct Cell {
 
 impl Occupancy {
     pub(super) fn new(limits: Capacity, next: Sequence) -> Self {
-        Occupancy { limits, first: next, cells: VecDeque::new(), messages: 0, bytes: 0, counted_from: next }
+        Occupancy { limits, cells: VecDeque::new(), messages: 0, bytes: 0, counted_from: next }
+    }
+
+    /// Where the first cell is of a message that does not come before this.
+    fn place(&self, sequence: Sequence) -> usize {
+        let Some(first) = self.cells.front() else { return 0 };
+        // There if none is lacking between, as mostly.
+        let at = usize::try_from(sequence - first.sequence).unwrap_or(usize::MAX);
+        match self.cells.get(at) {
+            Some(cell) if cell.sequence == sequence => at,
+            _ => self.cells.partition_point(|cell| cell.sequence < sequence),
+        }
     }
 
     pub(super) fn counted_from(&self) -> Sequence {
@@ -63,9 +75,8 @@ impl Occupancy {
     pub(super) fn room_of(&self, settled: &[Sequence]) -> Room {
         let mut room = Room::default();
         for by_message in settled.chunk_by(|a, b| a == b) {
-            let at = by_message[0].get().checked_sub(self.first.get());
-            let cell = at.and_then(|at| self.cells.get(usize::try_from(at).ok()?));
-            if let Some(cell) = cell
+            let cell = self.cells.get(self.place(by_message[0]));
+            if let Some(cell) = cell.filter(|cell| cell.sequence == by_message[0])
                 && cell.unsettled > 0
                 && cell.unsettled <= by_message.len() as i64
             {
@@ -88,14 +99,9 @@ impl Occupancy {
 
     /// A message was appended that this many subscriptions are to settle.
     pub(super) fn push(&mut self, sequence: Sequence, subscriptions: u64, weight: u64) {
-        if self.cells.is_empty() {
-            self.first = sequence;
-        }
-        // Messages that were published to nobody have no cell of their own: they count as settled.
-        while self.first + (self.cells.len() as u64) < sequence {
-            self.cells.push_back(Cell { unsettled: 0, weight: 0 });
-        }
-        self.cells.push_back(Cell { unsettled: i64::try_from(subscriptions).unwrap_or(i64::MAX), weight });
+        // Messages that were published to nobody have no cell: they count as settled.
+        let unsettled = i64::try_from(subscriptions).unwrap_or(i64::MAX);
+        self.cells.push_back(Cell { sequence, unsettled, weight });
         if subscriptions > 0 {
             self.messages += 1;
             self.bytes = self.bytes.saturating_add(weight);
@@ -105,8 +111,7 @@ impl Occupancy {
     /// One subscription settled (`-1`) or has yet to settle (`+1`) the messages `[from, to)`. True: there is more room now.
     pub(super) fn add(&mut self, from: Sequence, to: Sequence, change: i64) -> bool {
         let before = (self.messages, self.bytes);
-        let start = usize::try_from(from - self.first).unwrap_or(usize::MAX);
-        let end = usize::try_from(to - self.first).unwrap_or(usize::MAX).min(self.cells.len());
+        let (start, end) = (self.place(from), self.place(to));
         for cell in self.cells.range_mut(start.min(end)..end) {
             let counted = cell.unsettled > 0;
             cell.unsettled += change;
@@ -127,23 +132,14 @@ impl Occupancy {
 
     /// The messages before `floor` are not kept any more.
     pub(super) fn forget_before(&mut self, floor: Sequence) {
-        while self.first < floor
-            && let Some(cell) = self.cells.front()
-        {
-            if cell.unsettled > 0 {
-                return;
-            }
-            self.cells.pop_front();
-            self.first = self.first.next();
-        }
+        while self.cells.pop_front_if(|cell| cell.sequence < floor && cell.unsettled <= 0).is_some() {}
     }
 
     /// The oldest message that is not settled by all, also when these have been settled, each by one more; they are in order.
     pub(super) fn oldest_beyond(&self, settled: &[Sequence]) -> Option<Sequence> {
         let by = |sequence| settled.iter().filter(|&&other| other == sequence).count() as i64;
-        let unsettled = (0..).zip(&self.cells).filter(|(_, cell)| cell.unsettled > 0);
-        let mut unsettled = unsettled.map(|(at, cell)| (self.first + at, cell.unsettled));
-        unsettled.find(|&(sequence, by_whom)| by_whom > by(sequence)).map(|(sequence, _)| sequence)
+        let mut unsettled = self.cells.iter().filter(|cell| cell.unsettled > 0);
+        unsettled.find(|cell| cell.unsettled > by(cell.sequence)).map(|cell| cell.sequence)
     }
 }
 
@@ -188,6 +184,23 @@ mod tests {
         assert_eq!(room(&[0, 3]), (0, 0));
         assert!(occupancy.has_room_for(1, 1, occupancy.room_of(&[seq(2)])));
         assert!(!occupancy.has_room_for(2, 1, occupancy.room_of(&[seq(2)])));
+    }
+
+    #[test]
+    fn what_is_passed_over_has_no_cells() {
+        let (near, far) = (seq(2), seq(1 << 62));
+        let mut occupancy = Occupancy::new(Capacity::messages(2), seq(1));
+        occupancy.push(near, 1, 8);
+        occupancy.push(far, 1, 8);
+        occupancy.push(far.next(), 1, 8);
+        assert_eq!(occupancy.cells.len(), 3);
+        assert_eq!(occupancy.oldest_beyond(&[near]), Some(far));
+        assert!(!occupancy.add(near.next(), far, -1), "there is nothing between");
+        assert_eq!(occupancy.room_of(&[near.next(), far]).messages, 1);
+        assert!(occupancy.add(near, far.next(), -1));
+        assert_eq!(occupancy.oldest_beyond(&[]), Some(far.next()));
+        occupancy.forget_before(far.next());
+        assert_eq!(occupancy.cells.len(), 1);
     }
 
     #[test]

@@ -165,7 +165,8 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             let (batch, after) = (Mutex::new(Some(batch)), Mutex::new(Aftermath::default()));
             let bulk = Arc::new(Bulk { topic: self.clone(), first, published, count, bytes, batch, after });
             let unit = record.finish(self.log.incarnation(), first, published);
-            let added = stored.store.add(unit, Space::Ordinary, Some(bulk.clone()));
+            let given = state.given_with(count);
+            let added = stored.store.add_giving(unit, given, Space::Ordinary, Some(bulk.clone()));
             if let Ok(position) = added {
                 state.staging.take_off(count, bytes, position);
             }

@@ -536,6 +536,11 @@ impl<E> TopicState<E> {
         }
     }
 
+    /// How many messages were given a sequence.
+    pub(super) fn published(&self) -> u64 {
+        (self.writer.next() - Sequence::FIRST).saturating_sub(self.passed_over)
+    }
+
     /// When what is published now is published: never before what was published before it.
     #[inline]
     pub(super) fn publish_time(&mut self, now: Tick) -> Tick {

@@ -8,6 +8,7 @@ use crate::delivery::hand_out::Grant;
 use crate::delivery::ledger::{Ledger, Returned, Rules};
 use crate::delivery::retry::{Beyond, Reason};
 use crate::delivery::settled::Outcome;
+use crate::engine::local::ahead::Given;
 use crate::engine::local::archiving::Dead;
 use crate::engine::local::effect::Creation;
 use crate::engine::local::imaging::ImageWriter;
@@ -57,7 +58,8 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
     pub(crate) fn add_creation(self: &Arc<Self>) -> Result<(), StorageFault> {
         let Some(stored) = self.stored.as_ref() else { return Ok(()) };
         let unit = self.record_of_creation(self.config(), Sequence::FIRST);
-        Creation::add(&stored.store, &unit, self, |topic| &topic.creation).map(drop)
+        let given = Given::topic(self.log.incarnation());
+        Creation::add(&stored.store, &unit, given, self, |topic| &topic.creation).map(drop)
     }
 
     pub(super) fn record_of_update(&self, config: TopicConfig, next: Sequence, now: Tick) -> Vec<u8> {
@@ -84,6 +86,9 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             let dedup = state.dedup.image(next);
             for dedup in Part::all_of(&dedup) {
                 Record::TopicImage { topic, next, oldest, last_published, dedup }.encode(&mut chunk);
+            }
+            if state.passed_over > 0 {
+                Record::PassedOver { topic, next, count: state.passed_over }.encode(&mut chunk);
             }
             (chunk, next)
         };
@@ -162,7 +167,8 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
     pub(super) fn record_snapshot(&self, snapshot: &Arc<Snapshot>) -> Result<(), StorageFault> {
         let Some(stored) = &self.stored else { return Ok(()) };
         let unit = self.record_of_snapshot(snapshot);
-        Creation::add(&stored.store, &unit, snapshot, |snapshot| &snapshot.creation)?;
+        let given = Given::NOTHING;
+        Creation::add(&stored.store, &unit, given, snapshot, |snapshot| &snapshot.creation)?;
         snapshot.creation.wait(&stored.store)
     }
 
@@ -310,11 +316,12 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
             // What became settled side by side may have been settled in different ways.
             while at < to {
                 let outcome = OutcomeCode(settled.outcome(at).unwrap_or(Outcome::Acked).code());
+                let end = settled.alike_to(at).min(to);
                 match ranges.last_mut() {
-                    Some(last) if last.to == at && last.outcome == outcome => last.to = at.next(),
-                    _ => ranges.push(SettledRange { from: at, to: at.next(), outcome }),
+                    Some(last) if last.to == at && last.outcome == outcome => last.to = end,
+                    _ => ranges.push(SettledRange { from: at, to: end, outcome }),
                 }
-                at = at.next();
+                at = end;
             }
         }
         let (topic, book) = (self.topic.log.incarnation(), self.id);

@@ -19,6 +19,9 @@
 //! Where a topic keeps a message only until all have settled it, what nobody needs is dropped at the end, and not before: what a seek, or a start before the end, gave to a book may have been
 //! needed by no other book then. A live topic may have let go of some of that by then: the unit of a seek, or of a start, says which messages were not there.
 //!
+//! What was seen before it was synced may be gone. A unit that was synced says how far that can have gone: see [`Ahead`](Record::Ahead). Where the journal ends with such a word, and not with one that ends it,
+//! all topics go on where what was seen must have ended, and so do their numbers.
+//!
 //! A book or a topic can be found, and used, a moment before its creation is safe. If that finds no space on the disk, what is said of it stands in the journal without it: what is said
 //! of a number that never was is ignored.
 
@@ -48,7 +51,8 @@ use crate::sequence::Sequence;
 use crate::time::Tick;
 
 /// Above every message.
-const SEQUENCE_MAX: u64 = 1 << 62;
+pub(super) const SEQUENCE_MAX: u64 = 1 << 62;
+const NOTHING_AHEAD: (Sequence, u64) = (Sequence::new(0), 0);
 
 /// What has been read so far. After an error it is void.
 #[derive(Debug)]
@@ -61,6 +65,8 @@ pub(crate) struct Recovered {
     /// Above every number that was ever given.
     pub(crate) next_topic: u64,
     pub(crate) next_book: u64,
+    /// Sequences, and numbers of topics, before these may have been seen, whatever else is said.
+    ahead: (Sequence, u64),
     topics: BTreeMap<u64, StoredTopic>,
     /// Once all is read.
     names: BTreeMap<Name, u64>,
@@ -112,6 +118,7 @@ impl Recovered {
             hash_key: None,
             next_topic: 0,
             next_book: 0,
+            ahead: NOTHING_AHEAD,
             topics: BTreeMap::new(),
             names: BTreeMap::new(),
             phase: Phase::Exact,
@@ -189,8 +196,25 @@ impl Recovered {
             }
         }
         outlived.iter().for_each(|number| drop(self.topics.remove(number)));
+        let (sequence, topic) = self.ahead;
+        self.next_topic = self.next_topic.max(topic);
+        self.topics.values_mut().for_each(|topic| topic.pass_over_to(sequence));
         self.phase = Phase::Exact;
         Ok(())
+    }
+
+    /// What is to be recorded before anything else, if numbers are passed over that may have been seen. After [`finish`](Self::finish).
+    pub(crate) fn record_of_passing_over(&self) -> Option<Vec<u8>> {
+        if self.ahead == NOTHING_AHEAD {
+            return None;
+        }
+        let mut unit = Vec::new();
+        let (next_topic, next_book) = (self.next_topic, self.next_book);
+        let hash_key = self.hash_key.unwrap_or_default();
+        Record::Numbers { hash_key, next_topic, next_book }.encode(&mut unit);
+        self.topics.values().filter_map(StoredTopic::passed_over).for_each(|record| record.encode(&mut unit));
+        record_nothing_ahead(&mut unit);
+        Some(unit)
     }
 
     /// By number, and so in the order of their creation.
@@ -258,6 +282,19 @@ impl Recovered {
             }
             Record::Numbers { hash_key, next_topic, next_book } => {
                 return self.numbers(hash_key, next_topic, next_book);
+            }
+            Record::Ahead { sequence, topic } => {
+                let is_over = (sequence, topic) == NOTHING_AHEAD;
+                let (known_sequence, known_topic) = self.ahead;
+                self.ahead = match is_over {
+                    true => NOTHING_AHEAD,
+                    false => (known_sequence.max(within(sequence)?), known_topic.max(topic)),
+                };
+            }
+            Record::PassedOver { topic, next, count } => {
+                if let Some(topic) = self.topic(topic)? {
+                    topic.set_passed_over(place(next)?, count);
+                }
             }
             Record::TopicCreated { topic, next, name, options } => {
                 return self.topic_created(topic, next, name, &options);
@@ -520,6 +557,12 @@ fn broken_off(open: &Open) -> String {
     format!("{what} breaks off")
 }
 
+/// That no number may have been seen but what is said.
+pub(crate) fn record_nothing_ahead(unit: &mut Vec<u8>) {
+    let (sequence, topic) = NOTHING_AHEAD;
+    Record::Ahead { sequence, topic }.encode(unit);
+}
+
 /// The number after this one.
 fn after(number: u64) -> Result<u64, String> {
     number.checked_add(1).ok_or_else(|| "a number after which there is none".to_owned())
@@ -527,6 +570,11 @@ fn after(number: u64) -> Result<u64, String> {
 
 /// A place in a topic's order.
 fn place(sequence: Sequence) -> Result<Sequence, String> {
-    let is_place = (Sequence::FIRST..=Sequence::new(SEQUENCE_MAX)).contains(&sequence);
-    is_place.then_some(sequence).ok_or_else(|| format!("{sequence:?} is no place of a message"))
+    let is_place = sequence >= Sequence::FIRST;
+    within(sequence).ok().filter(|_| is_place).ok_or_else(|| format!("{sequence:?} is no place of a message"))
+}
+
+fn within(sequence: Sequence) -> Result<Sequence, String> {
+    let is_within = sequence <= Sequence::new(SEQUENCE_MAX);
+    is_within.then_some(sequence).ok_or_else(|| format!("{sequence:?} is beyond every message"))
 }

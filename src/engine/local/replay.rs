@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::delivery::filter::Filter;
 use crate::delivery::ledger::{Ledger, Rules};
 use crate::delivery::settled::Settled;
+use crate::engine::local::ahead::Given;
 use crate::engine::local::broker::{AnyTopic, BrokerCore, SnapshotEntry};
 use crate::engine::local::dead_letter::Cemetery;
 use crate::engine::local::effect::Creation;
@@ -87,7 +88,8 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
                     // What is staged by now lies before it in the journal.
                     let end = state.staging.next;
                     let unit = subscription.record_of_new(&desk.ledger, start, end, gaps.as_slice());
-                    let added = Creation::add(&stored.store, &unit, &subscription, |subscription| {
+                    let (store, given) = (&stored.store, Given::NOTHING);
+                    let added = Creation::add(store, &unit, given, &subscription, |subscription| {
                         &subscription.creation
                     });
                     Some(added.map_err(SubscribeError::Storage)?)

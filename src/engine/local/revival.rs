@@ -121,12 +121,12 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
     /// Puts everything else where it was. Nobody knows the topic yet.
     pub(crate) fn revive(self: Arc<Self>, mut stored: StoredTopic) -> Arc<Self> {
         let dedup = stored.take_dedup(self.broker.now());
-        let StoredTopic { next, last_published, books, snapshots, .. } = stored;
+        let StoredTopic { next, passed_over, last_published, books, snapshots, .. } = stored;
         {
             let mut state = self.state.lock();
             state.dedup = dedup;
             state.skip_to(next);
-            state.last_published = last_published;
+            (state.last_published, state.passed_over) = (last_published, passed_over);
             state.staging = Staging::new(next);
             self.log.publish_tail(&state.writer);
         }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::codec::Codec;
 use crate::contain::{contained, drop_contained};
 use crate::delivery::settled::Outcome;
+use crate::engine::local::ahead::Given;
 use crate::engine::local::dead_letter::Grave;
 use crate::engine::local::effect::Entry;
 use crate::engine::local::publish::{Aftermath, Parcel, id_of};
@@ -368,7 +369,8 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             return Ok(None);
         }
         let staged = self.staged(state, now, Vec::new(), None);
-        let added = stored.store.add(&unit, Space::Ordinary, Some(staged.clone()));
+        let given = state.given_with(parcels.len() as u64);
+        let added = stored.store.add_giving(&unit, given, Space::Ordinary, Some(staged.clone()));
         keep_buffer(unit);
         // It may have been closed just now.
         let refused = |fault| self.closed_to_publishers().unwrap_or(PublishErrorKind::Storage { fault });
@@ -523,11 +525,19 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             });
             let staged = self.staged(&mut state, now, vec![letter], Some(leaves));
             // Acks and dead letters free space: they may use what is kept for them.
-            let Ok(position) = stored.store.add(&unit, Space::Reserve, Some(staged)) else { return false };
+            let added = stored.store.add_giving(&unit, state.given_with(1), Space::Reserve, Some(staged));
+            let Ok(position) = added else { return false };
             state.staging.take_off(1, weight, position);
             position
         };
         stored.store.commit(position).is_ok()
+    }
+}
+
+impl<E> TopicState<E> {
+    /// What a unit gives with so many messages at most, as they come next.
+    pub(super) fn given_with(&self, messages: u64) -> Given {
+        Given::sequences_before(self.staging.next + messages)
     }
 }
 

@@ -6,6 +6,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::engine::local::ahead::Ahead;
 use crate::engine::local::archiving;
 use crate::engine::local::checkpointing::Checkpoints;
 use crate::engine::local::committer::{Committer, Safety, waits_for_nothing};
@@ -55,6 +56,7 @@ pub(crate) struct Store {
     /// What the first failure said. It lives as long as the process, for errors are passed around by value: there is one for each disk that fails.
     fault: Mutex<Option<&'static str>>,
     pub(super) checkpoints: Checkpoints,
+    pub(super) ahead: Ahead,
     /// Somebody is on the way to write a checkpoint.
     is_sent_for: AtomicBool,
     pub(super) committer: Arc<Committer>,
@@ -138,6 +140,7 @@ impl Store {
             unwritten: AtomicU64::new(0),
             fault: Mutex::new(None),
             checkpoints: Checkpoints::new(archives),
+            ahead: Ahead::new(options.durability == journal::Durability::Always),
             is_sent_for: AtomicBool::new(false),
             committer: Committer::new(interval),
         });
@@ -146,6 +149,9 @@ impl Store {
             file: dir.display().to_string(),
             reason: error.to_string(),
         })?;
+        if let Some(unit) = recovered.record_of_passing_over() {
+            store.pass_over(unit);
+        }
         Ok(Opened { store, recovered, report })
     }
 
@@ -155,7 +161,11 @@ impl Store {
 
     /// Adds a unit behind all others. Call it under the lock under which its content was decided; it takes no other but its own, and writes nothing.
     pub(super) fn add(&self, unit: &[u8], space: Space, done: Done) -> Added {
-        let added = self.journal().and_then(|journal| journal.add(unit, space, done));
+        self.add_by(|journal| journal.add(unit, space, done))
+    }
+
+    pub(super) fn add_by(&self, add: impl FnOnce(&Journal<Done>) -> Result<Position, JournalError>) -> Added {
+        let added = self.journal().and_then(|journal| add(&journal));
         if added.is_ok() {
             self.committer.note_added();
         }
@@ -264,6 +274,7 @@ impl Store {
     /// Writes what was added, and accepts nothing more. It waits for the disk only if somebody else waits for it, too.
     pub(super) fn leave(&self) {
         let Ok(journal) = self.journal() else { return };
+        self.say_last_words();
         if let Some(last) = journal.end().0.checked_sub(1) {
             let safety = if self.committer.is_asked() { Safety::Promised } else { Safety::Written };
             let _told_to_who_asked = self.make_safe(Position(last), safety);
@@ -296,6 +307,7 @@ impl Store {
 
     /// Syncs all, and lets go of the directory.
     pub(crate) fn close(&self) -> Result<(), StorageFault> {
+        self.say_last_words();
         let closed = self.act(|journal, act| {
             journal.close(act)?;
             self.written_end.store(journal.end().0, Ordering::Release);

@@ -131,6 +131,8 @@ pub(super) struct TopicState<E> {
     pub(super) sweep_from: Sequence,
     /// Seeks and snapshots under way: nothing is removed meanwhile.
     pub(super) pending: u32,
+    /// How many sequences were passed over when the directory was opened: they are of no message.
+    pub(super) passed_over: u64,
     pub(super) resident_messages: u64,
     pub(super) resident_bytes: u64,
     /// When a message that carries a life dies.
@@ -218,6 +220,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             epoch: 0,
             sweep_from: Sequence::FIRST,
             pending: 0,
+            passed_over: 0,
             resident_messages: 0,
             resident_bytes: 0,
             lives: BTreeSet::new(),
@@ -346,7 +349,7 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
         let state = self.state.lock();
         TopicStats {
             subscriptions,
-            published: state.writer.next() - Sequence::FIRST,
+            published: state.published(),
             deduplicated: self.deduplicated.load(Ordering::Relaxed),
             dropped: self.dropped.load(Ordering::Relaxed),
             resident_messages: state.resident_messages,
@@ -548,7 +551,7 @@ impl<E: Send + Sync + 'static> AnyTopic for TopicCore<E> {
     fn totals(&self) -> Totals {
         let mut totals = {
             let state = self.state.lock();
-            let (published, resident_bytes) = (state.writer.next() - Sequence::FIRST, state.resident_bytes);
+            let (published, resident_bytes) = (state.published(), state.resident_bytes);
             Totals { published, resident_bytes, ..Totals::default() }
         };
         for subscription in self.subscriptions() {

@@ -69,6 +69,7 @@ fn the_broker_s_own_records_are_these_bytes() {
     check(&Record::Clock { now: at(300) }, "01 020000 ac02");
     let numbers = Record::Numbers { hash_key: 7, next_topic: 2, next_book: 3 };
     check(&numbers, "02 120000 07000000000000000000000000000000 02 03");
+    check(&Record::Ahead { sequence: seq(300), topic: 9 }, "03 030000 ac02 09");
 }
 
 #[test]
@@ -100,6 +101,7 @@ fn records_of_topics_are_these_bytes() {
     check(&image, "13 070000 01 05 03 04 01 0908");
     let extent = Extent { first: 2, end: 4, len: 128, next: seq(5) };
     check(&Record::Archived { topic: 1, extent }, "14 060000 01 02 04 8001 05");
+    check(&Record::PassedOver { topic: 1, next: seq(300), count: 4 }, "15 040000 01 ac02 04");
     let backwards = [0x14, 5, 0, 0, 1, 4, 2, 7, 5];
     assert!(records(&backwards).any(|record| record.is_err()), "it ends before it begins");
 }
@@ -330,7 +332,7 @@ fn a_kind_that_may_be_passed_over_is_and_any_other_ends_the_reading() {
     bytes.extend_from_slice(&[0xC5, 3, 0, 0, 1, 2, 3]);
     bytes.extend_from_slice(&encoded(&clock));
     assert_eq!(records(&bytes).collect::<Vec<_>>(), [Ok(clock.clone()), Ok(clock.clone())]);
-    for kind in [0x00, 0x03, 0x0F, 0x15, 0x28, 0x35, 0x7F] {
+    for kind in [0x00, 0x04, 0x0F, 0x16, 0x28, 0x35, 0x7F] {
         let offset = bytes.len();
         let unknown = [&bytes[..], &[kind, 3, 0, 0, 1, 2, 3], &bytes[..]].concat();
         let expected = [Ok(clock.clone()), Ok(clock.clone()), Err(RecordError::Unknown { kind, offset })];

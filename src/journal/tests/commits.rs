@@ -43,6 +43,41 @@ fn what_is_only_written_is_given_back_when_it_is_synced() {
 }
 
 #[test]
+fn what_is_to_be_synced_first_is_given_back_when_it_is_synced_whatever_is_promised() {
+    let disk = SimDisk::new();
+    let journal = open(&disk, JournalOptions { durability: Durability::Os, ..small() }).unwrap().journal;
+    let mut acted = Vec::new();
+    let syncs = disk.syncs();
+    let unit = journal.add(b"unit", Space::Ordinary, 1).unwrap();
+    journal.add_synced_first(b"first", Space::Ordinary, 2).unwrap();
+    journal.commit(unit, &mut |number, fate| acted.push((number, fate.is_ok()))).unwrap();
+    assert_eq!((&*acted, disk.syncs()), (&[(1, true), (2, true)][..], syncs + 1));
+    let unit = journal.add(b"unit", Space::Ordinary, 3).unwrap();
+    journal.commit(unit, &mut |number, fate| acted.push((number, fate.is_ok()))).unwrap();
+    assert_eq!(disk.syncs(), syncs + 1, "that is as was promised");
+
+    let first = journal.add_synced_first(b"lost", Space::Ordinary, 4).unwrap();
+    disk.lose_sync(disk.syncs() + 1);
+    let failed = journal.commit(first, &mut |number, fate| acted.push((number, fate.is_ok())));
+    assert!(matches!(failed, Err(JournalError::Indeterminate(_))), "{failed:?}");
+    assert!(matches!(journal.written(first), Some(Err(JournalError::Indeterminate(_)))));
+    assert_eq!(acted[2..], [(3, true), (4, false)]);
+}
+
+#[test]
+fn nothing_is_added_after_the_last() {
+    let disk = SimDisk::new();
+    let journal = opened(&disk).journal;
+    journal.add(b"unit", Space::Ordinary, 0).unwrap();
+    journal.add_last(b"last", 1);
+    journal.add_last(b"none", 2);
+    assert_eq!(journal.add(b"late", Space::Ordinary, 3), Err(JournalError::Closed));
+    journal.close(&mut ignore).unwrap();
+    drop(journal);
+    assert_eq!(opened(&disk).found.texts(), ["unit", "last"]);
+}
+
+#[test]
 fn a_sync_is_of_all_segments_and_a_checkpoint_begins_with_one() {
     use crate::journal::disk::sim::Tear;
     let end = |open: &Open, with_checkpoint: bool, list: &[String]| match with_checkpoint {

@@ -26,6 +26,9 @@ impl StoredTopic {
         for dedup in Part::all_of(&self.dedup_image()) {
             image.record(&Record::TopicImage { topic, next, oldest, last_published, dedup });
         }
+        if let Some(passed_over) = self.passed_over() {
+            image.record(&passed_over);
+        }
     }
 
     pub(super) fn write_messages(&self, image: &mut ImageWriter<'_>) {

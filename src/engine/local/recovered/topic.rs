@@ -10,7 +10,7 @@ use crate::engine::local::forgetting::{Ranges, settled_within};
 use crate::engine::local::recovered::messages::StoredMessages;
 use crate::engine::local::recovered::{Place, StoredBook, StoredSnapshot};
 use crate::journal::archive::Extent;
-use crate::journal::record::{BookOptions, Messages, TopicOptions};
+use crate::journal::record::{BookOptions, Messages, Record, TopicOptions};
 use crate::message::IdempotencyId;
 use crate::name::Name;
 use crate::options::{Capacity, DedupWindow, Keep, Retention};
@@ -32,6 +32,8 @@ pub(crate) struct StoredTopic {
     pub(crate) has_weigh: bool,
     /// The sequence that the next message gets.
     pub(crate) next: Sequence,
+    /// How many of the sequences before are of no message, for they may have been another's that is gone.
+    pub(crate) passed_over: u64,
     pub(crate) last_published: Tick,
     /// Shared with who makes events of them.
     pub(crate) messages: Arc<StoredMessages>,
@@ -65,6 +67,7 @@ impl StoredTopic {
             has_fingerprint: false,
             has_weigh: false,
             next,
+            passed_over: 0,
             last_published: Tick::ZERO,
             messages: Arc::default(),
             books: BTreeMap::new(),
@@ -174,6 +177,22 @@ impl StoredTopic {
         }
         self.next = self.next.max(sequence);
         self.last_published = self.last_published.max(at);
+    }
+
+    pub(super) fn pass_over_to(&mut self, next: Sequence) {
+        self.passed_over += next - self.next;
+        self.next = self.next.max(next);
+    }
+
+    pub(super) fn set_passed_over(&mut self, next: Sequence, count: u64) {
+        self.next = self.next.max(next);
+        self.passed_over = count.min(self.next - Sequence::FIRST);
+    }
+
+    /// That it goes on behind what is passed over, if something is.
+    pub(super) fn passed_over(&self) -> Option<Record<'static>> {
+        let (topic, next, count) = (self.number, self.next, self.passed_over);
+        (count > 0).then_some(Record::PassedOver { topic, next, count })
     }
 
     fn remember(&mut self, id: &IdempotencyId, content: u64, sequence: Sequence, at: Tick) {

@@ -108,6 +108,13 @@ fn of_topics() -> impl Strategy<Value = Vec<u8>> {
         (any::<u128>(), any::<u64>(), any::<u64>()).prop_map(|(hash_key, next_topic, next_book)| encoded(
             &Record::Numbers { hash_key, next_topic, next_book }
         )),
+        (number, any::<u64>())
+            .prop_map(|(sequence, topic)| encoded(&Record::Ahead { sequence: seq(sequence), topic })),
+        (topic, number, any::<u64>()).prop_map(|(topic, next, count)| encoded(&Record::PassedOver {
+            topic,
+            next: seq(next),
+            count
+        })),
         (topic, number, topic_options()).prop_map(|(topic, next, options)| encoded(&Record::TopicCreated {
             topic,
             next: seq(next),
