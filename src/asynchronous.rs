@@ -7,18 +7,20 @@ use std::task::{Context, Poll, ready};
 use futures_core::Stream;
 
 use crate::contain::drop_contained;
+use crate::delivery::hand_out::Ticket;
 use crate::engine::local::committer::{NoWaiting, Pending, Safety};
 use crate::engine::local::flight::Flight;
 use crate::engine::local::publish::{Begun, Parcel};
 use crate::engine::local::receive::{Lot, NoMessage, Precaution, only_held};
-use crate::engine::local::settle::{AckBegun, unless_expired};
+use crate::engine::local::settle::{AckBegun, tickets_of, unless_expired};
+use crate::engine::local::staging::Stored;
 use crate::engine::local::subscription::SubscriptionCore;
 use crate::engine::local::topic::{PUBLISHERS, TopicCore};
 use crate::engine::waiters::{Look, Waiter};
 use crate::error::{PublishAllError, PublishError, PublishErrorKind, RecvError, SettleError};
 use crate::few::Few;
 use crate::handles::{Batch, Delivery};
-use crate::journal::{JournalError, Position};
+use crate::journal::JournalError;
 use crate::message::Message;
 use crate::subscription::{Subscription, ended};
 use crate::topic::{Receipt, Topic, batch_sent, failed, receipt_of};
@@ -241,12 +243,17 @@ impl<E: Send + Sync + 'static> Delivery<E> {
     /// # Errors
     /// As [`ack`](Self::ack).
     pub async fn ack_async(mut self) -> Result<(), SettleError> {
-        let (core, held) = self.take_held();
-        let unit = {
+        let core = self.core().clone();
+        let Some(stored) = core.settles_when_safe(core.mode) else {
+            let (core, held) = self.take_held();
             let _polling = core.topic.stored.as_ref().map(|_| NoWaiting::begin());
-            core.begin_ack(held, core.mode)?
+            return core.ack_at_once(held, core.mode);
         };
-        core.wait_for_ack_later(unit).await
+        let ticket = {
+            let (_, held) = self.take_held();
+            held.ticket
+        };
+        core.ack_when_safe_later(stored, &[ticket]).await
     }
 }
 
@@ -256,25 +263,40 @@ impl<E: Send + Sync + 'static> Batch<E> {
     /// # Errors
     /// As [`ack`](Self::ack).
     pub async fn ack_async(mut self) -> Result<(), SettleError> {
-        let grants = self.take_grants();
-        let core = self.core();
-        let AckBegun { expired, unit } = {
+        let core = self.core().clone();
+        let Some(stored) = core.settles_when_safe(core.mode) else {
+            let grants = self.take_grants();
             let _polling = core.topic.stored.as_ref().map(|_| NoWaiting::begin());
-            core.begin_ack_all(&grants, core.mode)?
+            return core.ack_all_at_once(&grants, core.mode);
         };
-        let safe = match unit {
-            Ok(unit) => core.wait_for_ack_later(unit).await,
-            Err(error) => Err(error),
-        };
-        unless_expired(expired)?;
-        safe
+        let tickets = tickets_of(&self.take_grants());
+        core.ack_when_safe_later(stored, &tickets).await
     }
 }
 
 impl<E: Send + Sync + 'static> SubscriptionCore<E> {
-    async fn wait_for_ack_later(&self, unit: Option<Position>) -> Result<(), SettleError> {
-        let (Some(position), Some(stored)) = (unit, &self.topic.stored) else { return Ok(()) };
-        let outcome = stored.store.make_safe_later(position, Safety::Promised).await;
-        self.settled(outcome)
+    async fn ack_when_safe_later(
+        self: &Arc<Self>,
+        stored: &Stored<E>,
+        tickets: &[Ticket],
+    ) -> Result<(), SettleError> {
+        let mut begun = {
+            let _polling = NoWaiting::begin();
+            self.begin_ack(stored, tickets)?
+        };
+        loop {
+            begun = match begun {
+                AckBegun::Waits { position, answer } => {
+                    let earlier = stored.store.make_safe_later(position, Safety::Promised).await;
+                    self.go_on_with_ack(stored, answer, earlier)?
+                }
+                AckBegun::Added { position, expired } => {
+                    if let Some(position) = position {
+                        self.settled(stored.store.make_safe_later(position, Safety::Promised).await)?;
+                    }
+                    return unless_expired(expired);
+                }
+            };
+        }
     }
 }

@@ -690,13 +690,13 @@ pub enum SettleError {
     /// The subscription or its topic was deleted: there is nothing left to settle.
     #[error("the subscription was deleted")]
     Deleted,
-    /// The disk failed, or is full. It holds while this broker lives, and a crash undoes it.
+    /// The disk failed, or is full. In `ExactlyOnce` mode an ack came to nothing and counts as a drop: the message comes back. All else holds while this broker lives, and a crash may undo it.
     #[error("{fault}")]
     Storage {
         /// What it said.
         fault: StorageFault,
     },
-    /// The disk failed under way: whether this took effect is known when the directory is opened again.
+    /// The disk failed under way: whether this took effect is known when the directory is opened again. Until then an ack counts as a drop.
     #[error("the outcome is unknown until the directory is opened again: {fault}")]
     Indeterminate {
         /// What it said.

@@ -59,6 +59,11 @@ impl<E: Send + Sync + 'static> Delivery<E> {
         }
     }
 
+    #[cfg(feature = "async")]
+    pub(crate) fn core(&self) -> &Arc<SubscriptionCore<E>> {
+        &self.core
+    }
+
     pub(crate) fn topic_name(&self) -> &str {
         self.core.topic.name.as_str()
     }

@@ -1,7 +1,7 @@
-//! What a transaction asks of the messages it is to settle.
+//! What takes time to be settled: in a transaction, or by an ack that is to be as safe as a publish.
 //!
 //! In memory a commit takes no time: under the locks of all that take part it asks whether every lease holds, and acks. Where a commit takes time (a sync),
-//! the leases stand as [`Standing::Committing`] meanwhile.
+//! the leases stand as [`Standing::Committing`] meanwhile; and what comes to nothing has changed nothing.
 
 use std::collections::BTreeMap;
 
@@ -9,6 +9,7 @@ use crate::delivery::hand_out::Ticket;
 use crate::delivery::ledger::{Entry, LeaseId, Ledger, Standing};
 use crate::delivery::ordering::Key;
 use crate::delivery::settled::Outcome;
+use crate::sequence::Sequence;
 use crate::time::Tick;
 
 impl Ledger {
@@ -65,7 +66,13 @@ impl Ledger {
 
     /// A transaction is about to ack this, of which [`cannot_commit`](Self::cannot_commit) was asked: no deadline ends the lease until it has committed or failed.
     pub(crate) fn prepare_asked(&mut self, ticket: Ticket) {
-        self.dissolve_run_of_lease(ticket);
+        if let Some(lease) = ticket.lease
+            && let Some(run) = self.runs.get(lease).copied()
+            && self.take_from_run(ticket.sequence, lease)
+        {
+            let standing = Standing::Committing { lease, deadline: run.deadline };
+            return self.put(ticket.sequence, Entry { standing, ..Entry::of_run(&run, lease) });
+        }
         if let Some(&Entry { standing: Standing::Leased { lease, deadline }, .. }) =
             self.entries.get(&ticket.sequence)
             && Some(lease) == ticket.lease
@@ -89,6 +96,55 @@ impl Ledger {
         }
         self.restand(ticket.sequence, Standing::Committing { lease, deadline });
         true
+    }
+
+    /// These are about to be acked together, in this order, as by an [`ack`](Self::ack) each: those that may be are given, and no deadline ends their leases until
+    /// [`end_acks`](Self::end_acks). None: an earlier message of a key is being acked by somebody else. Nothing has changed; to be asked again when that has ended.
+    pub(crate) fn prepare_acks(&mut self, tickets: &[Ticket]) -> Option<Vec<Ticket>> {
+        if self.rules.ordered && self.overtakes_an_ack(tickets) {
+            return None;
+        }
+        let mut prepared = Vec::with_capacity(tickets.len());
+        for &ticket in tickets {
+            if !self.holds(ticket) {
+                continue;
+            }
+            let before = self.key_of(ticket).and_then(|key| self.lanes.before(key, ticket.sequence));
+            // Not another's: of these it is known by now that nobody else acks what is before them.
+            if before.is_none_or(|before| self.is_committing(before)) {
+                self.prepare_asked(ticket);
+                prepared.push(ticket);
+            } else {
+                self.turn += 1;
+                self.give_back(ticket.sequence);
+            }
+        }
+        Some(prepared)
+    }
+
+    /// Whether something that comes before one of these in its key is in the middle of a commit: then the first of the key is.
+    fn overtakes_an_ack(&self, tickets: &[Ticket]) -> bool {
+        tickets.iter().any(|&ticket| {
+            let first = self.key_of(ticket).and_then(|key| self.lanes.head(key));
+            self.holds(ticket) && first.is_some_and(|first| self.is_committing(first))
+        })
+    }
+
+    fn is_committing(&self, sequence: Sequence) -> bool {
+        let standing = self.entries.get(&sequence).map(|entry| entry.standing);
+        matches!(standing, Some(Standing::Committing { .. }))
+    }
+
+    /// What was [prepared](Self::prepare_acks) together is settled; or it came to nothing, which counts as a drop of each.
+    pub(crate) fn end_acks(&mut self, tickets: &[Ticket], is_safe: bool, now: Tick) {
+        if is_safe {
+            return tickets.iter().for_each(|&ticket| self.finish_commit(ticket));
+        }
+        tickets.iter().for_each(|&ticket| self.abort_commit(ticket));
+        // The last first: a member of a run takes those after it along, and each shall have failed by itself.
+        for &ticket in tickets.iter().rev() {
+            self.nack(ticket, now, None);
+        }
     }
 
     /// The transaction failed: the lease is what it was, and may have run out meanwhile.

@@ -19,7 +19,7 @@ pub(crate) struct Grant {
     pub(crate) first: Sequence,
     pub(crate) len: u64,
     pub(crate) attempt: u32,
-    /// None in `AtMostOnce` mode: there is nothing left to settle.
+    /// None in `AtMostOnce` mode, once it is settled: there is nothing left to settle.
     pub(crate) lease: Option<LeaseId>,
     pub(crate) generation: u32,
 }
@@ -93,8 +93,7 @@ impl Ledger {
     pub(crate) fn poll_lease(&mut self, ask: Ask, grants: &mut Few<Grant>) -> Decision {
         // What is remembered of a message is believed with what a look at it finds.
         let ask = Ask { plain: ask.plain && self.memories.is_none(), ..ask };
-        let room = self.rules.outstanding_max.saturating_sub(self.outstanding);
-        let want = ask.max.min(room);
+        let want = ask.max.min(self.room());
         if self.paused || want == 0 {
             return Decision::Empty;
         }
@@ -202,12 +201,12 @@ impl Ledger {
         self.counts.delivered += 1;
         self.counts.redelivered += u64::from(entry.attempts > 0);
         pick.granted += 1;
-        let lease = if self.rules.mode == DeliveryMode::AtMostOnce {
+        let lease = if self.settles_at_once() {
             self.counts.acked += 1;
             self.settle(sequence, entry.key, Outcome::Acked);
             None
         } else {
-            let deadline = ask.now + self.rules.ack_deadline;
+            let deadline = self.begin_of_lease(ask.now) + self.rules.ack_deadline;
             let standing = Standing::Leased { lease: pick.lease, deadline };
             self.put(sequence, Entry { standing, attempts, not_before: Tick::ZERO, spared: false, ..entry });
             if let Some(key) = entry.key {
@@ -252,17 +251,54 @@ impl Ledger {
         self.last_was_again = false;
         self.counts.delivered += len;
         pick.granted += len;
-        let lease = if self.rules.mode == DeliveryMode::AtMostOnce {
+        let lease = if self.settles_at_once() {
             self.counts.acked += len;
             self.settled.settle_range(from, from + len, Outcome::Acked);
             self.note(from, from + len);
             None
         } else {
             // A lease of its own for each run, so that the id finds the run.
-            Some(self.grant_as_run(from, len, ask.now))
+            Some(self.grant_as_run(from, len, self.begin_of_lease(ask.now)))
         };
         grants.push(Grant { first: from, len, attempt: 1, lease, generation: self.generation });
         !alone
+    }
+
+    /// Whether a hand-out settles: where the disk is to have it first, [`end_hand_out`](Self::end_hand_out) does.
+    fn settles_at_once(&self) -> bool {
+        self.rules.mode == DeliveryMode::AtMostOnce && !self.is_recorded()
+    }
+
+    /// From when on the deadline of a lease counts: no time ends one that is about to be settled.
+    fn begin_of_lease(&self, now: Tick) -> Tick {
+        if self.rules.mode == DeliveryMode::AtMostOnce { Tick::NEVER } else { now }
+    }
+
+    /// What was leased at most once is settled now, before anybody has it; or it could not be, and is as if nobody had asked for it.
+    pub(crate) fn end_hand_out(&mut self, grants: &[Grant], is_safe: bool) {
+        if is_safe {
+            for &grant in grants {
+                self.ack_all(grant);
+            }
+            return;
+        }
+        self.turn += 1;
+        let tickets: Vec<_> = grants.iter().flat_map(Grant::tickets).collect();
+        // The last first, as they follow each other in their keys' runs.
+        tickets.into_iter().rev().for_each(|ticket| self.take_back(ticket));
+    }
+
+    fn take_back(&mut self, ticket: Ticket) {
+        if !self.holds(ticket) {
+            return;
+        }
+        self.dissolve_run_of_lease(ticket);
+        let key = self.entries.get(&ticket.sequence).and_then(|entry| entry.key);
+        self.release_followers(key, ticket.sequence);
+        let Some(entry) = self.lift(ticket.sequence) else { return };
+        self.counts.delivered -= 1;
+        self.counts.redelivered -= u64::from(entry.attempts > 1);
+        self.put_waiting(ticket.sequence, Entry { attempts: entry.attempts - 1, ..entry });
     }
 
     /// Its last attempt before the dead letters: if it takes its subscriber down, it takes no neighbour with it.

@@ -16,6 +16,7 @@ use crate::delivery::ledger::{Counts, Entry, Ledger, Rules, Standing};
 use crate::delivery::memories::{Memories, Memory, Was};
 use crate::delivery::retry::Reason;
 use crate::delivery::settled::Settled;
+use crate::options::DeliveryMode;
 use crate::sequence::Sequence;
 
 const VERSION: u8 = 1;
@@ -96,13 +97,22 @@ impl Ledger {
     fn all_memories(&self) -> Vec<Stretch> {
         let remembered = self.memories.iter().flat_map(|memories| memories.iter());
         let mut all: Vec<_> = remembered.map(|(from, to, memory)| (from, to, memory.clone())).collect();
-        for run in self.runs.values() {
+        // Handed out at most once, they count when that is safe, and then they are settled.
+        let is_yet_to_count = self.rules.mode == DeliveryMode::AtMostOnce;
+        for run in self.runs.values().filter(|_| !is_yet_to_count) {
             let memory = Memory { attempts: 1, was: Was::Leased };
             all.extend(run.open_sequences().map(|sequence| (sequence, sequence.next(), memory.clone())));
         }
-        let attempted = self.entries.iter().filter(|(_, entry)| entry.attempts > 0);
+        let before = |entry: &Entry| match entry.standing {
+            Standing::Leased { .. } if is_yet_to_count => {
+                Entry { standing: Standing::Fresh, attempts: entry.attempts - 1, ..*entry }
+            }
+            _ => *entry,
+        };
+        let entries = self.entries.iter().map(|(sequence, entry)| (sequence, before(entry)));
+        let attempted = entries.filter(|(_, entry)| entry.attempts > 0);
         all.extend(attempted.map(|(&sequence, entry)| {
-            (sequence, sequence.next(), Memory { attempts: entry.attempts, was: self.was(sequence, entry) })
+            (sequence, sequence.next(), Memory { attempts: entry.attempts, was: self.was(sequence, &entry) })
         }));
         all.sort_unstable_by_key(|(from, ..)| *from);
         all

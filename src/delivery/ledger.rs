@@ -29,6 +29,9 @@
 //! | any but `Leased`, `Committing`, `Burying` | its life is over | settled |
 //! | any | `Overflow::DropOldest` drops it, or the log does | settled |
 //! | any | a seek before it; behind it | not looked at; settled |
+//!
+//! On disk, what is settled before it may be told (a hand-out in `AtMostOnce` mode, an ack in `ExactlyOnce` mode) stands as `Leased`, without a deadline, or as `Committing` until the disk has
+//! answered: settled, or as if nobody had asked for it; an ack that came to nothing is a nack.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
@@ -316,9 +319,21 @@ impl Ledger {
         std::mem::take(&mut self.events)
     }
 
-    /// From now on the engine asks for what came back.
-    pub(crate) fn keep_returns(&mut self) {
+    /// From now on the engine records what happens: it asks for what came back, and says when a hand-out at most once is [settled](Self::end_hand_out).
+    pub(crate) fn be_recorded(&mut self) {
         self.returns.get_or_insert_default();
+    }
+
+    pub(super) fn is_recorded(&self) -> bool {
+        self.returns.is_some()
+    }
+
+    /// How many more may be outstanding. What is handed out at most once is settled before anybody has it.
+    pub(super) fn room(&self) -> u64 {
+        match self.rules.mode {
+            DeliveryMode::AtMostOnce => self.rules.outstanding_max,
+            _ => self.rules.outstanding_max.saturating_sub(self.outstanding),
+        }
     }
 
     /// The messages that were released, or came back to be delayed, since the engine last asked.
@@ -341,7 +356,7 @@ impl Ledger {
     /// Whether a receiver that asks now has something to get, or to look at.
     pub(crate) fn has_deliverable(&self, tail: Sequence) -> bool {
         !self.paused
-            && self.outstanding < self.rules.outstanding_max
+            && self.room() > 0
             && (!self.fresh.is_empty()
                 || !self.again.is_empty()
                 || (self.examining == 0 && self.settled.next_unsettled_run(self.cursor, tail).is_some()))

@@ -32,14 +32,25 @@ impl Lanes {
         lane.members.len() == 1
     }
 
+    /// The first of the key that is unsettled.
+    pub(crate) fn head(&self, key: Key) -> Option<Sequence> {
+        self.lanes.get(&key)?.members.front().copied()
+    }
+
     /// Whether no earlier message of the key is unsettled.
     pub(crate) fn is_head(&self, key: Key, sequence: Sequence) -> bool {
-        self.lanes.get(&key).is_some_and(|lane| lane.members.front() == Some(&sequence))
+        self.head(key) == Some(sequence)
     }
 
     /// How many unsettled messages of the key are before this one.
     pub(crate) fn place(&self, key: Key, sequence: Sequence) -> Option<usize> {
         self.lanes.get(&key)?.members.binary_search(&sequence).ok()
+    }
+
+    /// The unsettled message of the key that is next before this one.
+    pub(crate) fn before(&self, key: Key, sequence: Sequence) -> Option<Sequence> {
+        let place = self.place(key, sequence)?;
+        self.lanes.get(&key)?.members.get(place.checked_sub(1)?).copied()
     }
 
     /// The next of the key that could join the run that is being leased.

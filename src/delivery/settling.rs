@@ -178,7 +178,7 @@ impl Ledger {
 
     /// Takes one message out of the run that leases it. False: that run does not hold it.
     #[inline]
-    fn take_from_run(&mut self, sequence: Sequence, lease: LeaseId) -> bool {
+    pub(super) fn take_from_run(&mut self, sequence: Sequence, lease: LeaseId) -> bool {
         let taken = self.runs.take(lease, sequence);
         self.outstanding -= u64::from(taken);
         taken
@@ -287,7 +287,7 @@ impl Ledger {
     }
 
     /// Ends a run of one key behind `sequence`; the run's lease on `sequence` itself is the caller's to end.
-    fn release_followers(&mut self, key: Option<Key>, sequence: Sequence) {
+    pub(super) fn release_followers(&mut self, key: Option<Key>, sequence: Sequence) {
         let Some(key) = key else { return };
         let cut = self.lanes.cut_run(key, sequence);
         for &after in cut.iter().skip(1).rev() {

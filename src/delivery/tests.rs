@@ -85,6 +85,8 @@ struct Rig {
     budget: usize,
     /// Looks that have begun and not ended.
     looking: Vec<Examination>,
+    /// What is to be safe before it is told takes effect when it is.
+    on_disk: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -119,7 +121,14 @@ impl Rig {
             tickets: Vec::new(),
             budget: 3,
             looking: Vec::new(),
+            on_disk: false,
         }
+    }
+
+    /// As on disk from now on.
+    fn be_on_disk(&mut self) {
+        self.on_disk = true;
+        self.ledger.be_recorded();
     }
 
     fn tick(&self) -> Tick {
@@ -162,6 +171,10 @@ impl Rig {
                 Decision::Granted | Decision::Empty => break,
             }
         }
+        if self.on_disk && self.mode() == DeliveryMode::AtMostOnce {
+            self.ledger.end_hand_out(grants.as_slice(), true);
+            grants.as_mut_slice().iter_mut().for_each(|grant| grant.lease = None);
+        }
         self.tickets.extend(grants.iter().flat_map(|grant| grant.tickets()));
         first..self.tickets.len()
     }
@@ -197,6 +210,13 @@ impl Rig {
     fn ack(&mut self, ticket: Ticket) -> bool {
         if self.mode() == DeliveryMode::ExactlyOnce {
             self.catch_up();
+            // Else it is to be asked again when the transaction has ended that has what comes before it.
+            if self.on_disk
+                && let Some(prepared) = self.ledger.prepare_acks(&[ticket])
+            {
+                self.ledger.end_acks(&prepared, true, self.tick());
+                return !prepared.is_empty();
+            }
         }
         self.ledger.ack(ticket)
     }

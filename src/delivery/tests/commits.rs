@@ -1,8 +1,11 @@
 //! What a transaction asks of the ledger, and what it leaves behind.
 
-use crate::delivery::hand_out::Ticket;
-use crate::delivery::tests::Rig;
+use crate::delivery::hand_out::{Ask, Decision, Grant, Ticket};
+use crate::delivery::ledger::Rules;
 use crate::delivery::tests::language::check;
+use crate::delivery::tests::{Letter, Rig, rules, seq};
+use crate::few::Few;
+use crate::options::{DeliveryMode, MessageStatus};
 
 impl Rig {
     /// What an engine whose commit takes no time does. Gives how many cannot be acked together; if it is none, all have been.
@@ -215,4 +218,112 @@ fn to_spare_some_of_those_leased_together_spares_no_other() {
         "ordered; publish a a a; lease 9; spare 2; at 10; lease 9; stats",
         "1#1 2#1 3#1 1#2 2#1 3#1 backlog=3 outstanding=3 delivered=6 redelivered=1 released=2 leases_expired=1",
     );
+}
+
+fn on_disk(mode: DeliveryMode, ordered: bool, keys: [u64; 5]) -> Rig {
+    let mut rig = Rig::new(Rules { mode, ordered, ..rules() });
+    rig.be_on_disk();
+    for key in keys {
+        rig.publish(Letter { key: ordered.then_some(key), ..Letter::default() });
+    }
+    rig
+}
+
+/// What is handed out before the disk has answered.
+fn hand_out(rig: &mut Rig, max: u64) -> Vec<Grant> {
+    let mut grants = Few::new();
+    loop {
+        let plain = rig.is_plain();
+        let (now, tail) = (rig.tick(), rig.tail());
+        let ask = Ask { now, tail, plain, max, look_further: true, nested: false };
+        match rig.ledger.poll_lease(ask, &mut grants) {
+            Decision::Examine(examination) => rig.finish_look(examination),
+            Decision::Granted | Decision::Empty => return grants.as_slice().to_vec(),
+        }
+    }
+}
+
+fn sequences(grants: &[Grant]) -> Vec<u64> {
+    grants.iter().flat_map(Grant::tickets).map(|ticket| ticket.sequence.get()).collect()
+}
+
+#[test]
+fn p13_a_hand_out_that_comes_to_nothing_is_as_if_nobody_had_asked() {
+    for (ordered, keys) in [(false, [0; 5]), (true, [7; 5]), (true, [7, 8, 7, 9, 8])] {
+        let mut rig = on_disk(DeliveryMode::AtMostOnce, ordered, keys);
+        let before = rig.ledger.image();
+        for _ in 0..4 {
+            let (two, one) = (hand_out(&mut rig, 2), hand_out(&mut rig, 1));
+            assert_eq!(sequences(&two), [1, 2], "{keys:?}");
+            rig.now += 1_000;
+            rig.catch_up();
+            assert_eq!(rig.ledger.status(seq(1)), MessageStatus::Leased, "no time ends it");
+            assert_eq!(rig.ledger.settled().unsettled_before(rig.tail()), 5);
+            rig.ledger.end_hand_out(&one, false);
+            rig.ledger.end_hand_out(&two, false);
+            assert_eq!(rig.ledger.image(), before, "{keys:?}");
+            assert_eq!((rig.ledger.outstanding(), rig.ledger.has_deliverable(rig.tail())), (0, true));
+            rig.ledger.check_standings();
+        }
+        let all = hand_out(&mut rig, 5);
+        assert_eq!(sequences(&all), [1, 2, 3, 4, 5], "{keys:?}, in their order");
+        let image = rig.ledger.image();
+        rig.ledger.end_hand_out(&all, true);
+        assert_eq!(rig.ledger.settled().low(), rig.tail());
+        assert_eq!((rig.ledger.counts().delivered, rig.ledger.counts().acked), (5, 5));
+        rig.reopen(&image);
+        rig.recall();
+        let again: Vec<_> = hand_out(&mut rig, 5).iter().flat_map(Grant::tickets).collect();
+        assert!(again.len() == 5 && again.iter().all(|ticket| ticket.attempt == 1), "{again:?}");
+    }
+}
+
+#[test]
+fn p13_a_hand_out_that_was_sought_back_meanwhile_settles_nothing() {
+    let mut rig = on_disk(DeliveryMode::AtMostOnce, false, [0; 5]);
+    for is_safe in [true, false] {
+        let grants = hand_out(&mut rig, 3);
+        rig.ledger.seek_to(seq(2));
+        rig.ledger.end_hand_out(&grants, is_safe);
+        assert_eq!(rig.ledger.settled().low(), seq(2), "{is_safe}");
+        rig.ledger.check_standings();
+    }
+}
+
+#[test]
+fn p08_p12_acks_of_a_key_that_come_to_nothing_bring_its_messages_back_in_order() {
+    let mut rig = on_disk(DeliveryMode::ExactlyOnce, true, [7, 8, 7, 7, 8]);
+    let held = rig.lease(5);
+    let tickets: Vec<Ticket> = rig.tickets[held].to_vec();
+    let prepared = rig.ledger.prepare_acks(&tickets[..2]).expect("nothing is before them");
+    let later = [tickets[2], tickets[3], tickets[4]];
+    for ticket in later {
+        assert_eq!(rig.ledger.prepare_acks(&[ticket]), None, "what is before it is being acked");
+        assert_eq!(rig.ledger.status(ticket.sequence), MessageStatus::Leased);
+    }
+    let now = rig.tick();
+    rig.ledger.end_acks(&prepared, false, now);
+    assert_eq!(rig.ledger.prepare_acks(&later), Some(Vec::new()), "they went back with it");
+    rig.ledger.check_standings();
+    let again = rig.lease(5);
+    let again = rig.tickets[again].iter().map(|ticket| (ticket.sequence.get(), ticket.attempt));
+    let (of_eight, of_seven): (Vec<_>, Vec<_>) = again.partition(|again| [2, 5].contains(&again.0));
+    assert_eq!((of_seven, of_eight), (vec![(1, 2), (3, 1), (4, 1)], vec![(2, 2), (5, 1)]));
+}
+
+#[test]
+fn p08_p12_of_one_key_what_is_acked_together_is_settled_together() {
+    let mut rig = on_disk(DeliveryMode::ExactlyOnce, true, [7, 8, 7, 7, 8]);
+    let held = rig.lease(5);
+    let tickets: Vec<Ticket> = rig.tickets[held].to_vec();
+    // The fourth, without the third, is before its turn.
+    let asked = [tickets[0], tickets[1], tickets[3], tickets[4]];
+    let prepared = rig.ledger.prepare_acks(&asked).expect("nothing is before them");
+    assert_eq!(prepared, [tickets[0], tickets[1], tickets[4]]);
+    let now = rig.tick();
+    rig.ledger.end_acks(&prepared, true, now);
+    assert!([1, 2, 5].into_iter().all(|n| rig.ledger.settled().is_settled(seq(n))));
+    assert_eq!(rig.ledger.status(seq(3)), MessageStatus::Leased);
+    assert_eq!(rig.ledger.status(seq(4)), MessageStatus::Waiting);
+    rig.ledger.check_standings();
 }

@@ -22,9 +22,12 @@ impl Rig {
         self.recall();
     }
 
-    fn reopen(&mut self, image: &[u8]) {
+    pub(super) fn reopen(&mut self, image: &[u8]) {
         let rules = self.ledger.rules().clone();
         self.ledger = Ledger::from_image(rules, image, 7).expect("an image is read back");
+        if self.on_disk {
+            self.be_on_disk();
+        }
         assert!(self.ledger.reach() <= self.tail(), "{:?}", self.ledger);
         assert_eq!(self.ledger.image(), image, "what was read says the same again");
         self.ledger.resume(self.tick());
@@ -33,7 +36,7 @@ impl Rig {
         self.events.clear();
     }
 
-    fn recall(&mut self) {
+    pub(super) fn recall(&mut self) {
         while let Some(examination) = self.ledger.poll_recall(self.tail()) {
             self.finish_look(examination);
         }
@@ -288,6 +291,7 @@ fn a_dead_letter_of_one_look_frees_its_key_for_the_next_look() {
         retry: 1,
         limit: Limit::Bury(2),
         outstanding_max: 2,
+        on_disk: false,
     };
     for letters in [vec![panics, gone, panics], vec![panics, panics]] {
         let mut pair = Pair::new(setting);

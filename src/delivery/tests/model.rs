@@ -57,11 +57,11 @@ pub(super) fn settings() -> impl Strategy<Value = Setting> {
     ];
     let retry = prop_oneof![3 => Just(0), 2 => 1..15_u64];
     let outstanding_max = prop_oneof![1 => 1..5_u64, 2 => Just(1_000)];
-    (mode, any::<bool>(), any::<bool>(), retry, limit, outstanding_max).prop_map(
-        |(mode, ordered, looks, retry, limit, outstanding_max)| {
+    (mode, any::<[bool; 3]>(), retry, limit, outstanding_max).prop_map(
+        |(mode, [ordered, looks, on_disk], retry, limit, outstanding_max)| {
             let once = mode == DeliveryMode::AtMostOnce;
             let (retry, limit) = if once { (0, Limit::None) } else { (retry, limit) };
-            Setting { mode, ordered, looks, retry, limit, outstanding_max }
+            Setting { mode, ordered, looks, retry, limit, outstanding_max, on_disk }
         },
     )
 }
@@ -142,10 +142,13 @@ impl Pair {
         } else {
             RetryPolicy::fixed(span(setting.retry))
         };
-        let Setting { mode, ordered, looks, outstanding_max, .. } = setting;
+        let Setting { mode, ordered, looks, outstanding_max, on_disk, .. } = setting;
         let mut rig = Rig::new(Rules { mode, ordered, retry, beyond, outstanding_max, ..rules() });
         rig.looks = looks;
         rig.budget = usize::MAX;
+        if on_disk {
+            rig.be_on_disk();
+        }
         Pair { rig, naive: Naive::new(setting) }
     }
 

@@ -26,6 +26,8 @@ pub(super) struct Setting {
     pub(super) retry: u64,
     pub(super) limit: Limit,
     pub(super) outstanding_max: u64,
+    /// That makes no difference here.
+    pub(super) on_disk: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -16,6 +16,7 @@ mod history;
 #[cfg(feature = "async")]
 mod interplay;
 mod sequences;
+mod settling;
 mod simulation;
 mod threads;
 mod transactions;

@@ -141,7 +141,7 @@ impl Creation {
     }
 }
 
-/// A change in a book that belongs to a unit of something else, which says what it settles.
+/// A change in a book that takes effect with the unit that says what it settles: its own, or that of something else.
 pub(super) struct Entry<E, A> {
     core: Arc<SubscriptionCore<E>>,
     /// With whether the unit is safe.
@@ -151,14 +151,29 @@ pub(super) struct Entry<E, A> {
 
 impl<E: Send + Sync + 'static, A: FnOnce(&mut Ledger, bool) + Send + 'static> Entry<E, A> {
     pub(super) fn part(core: Arc<SubscriptionCore<E>>, apply: A) -> Arc<dyn Part> {
-        Arc::new(Entry { core, apply: Mutex::new(Some(apply)), after: Mutex::new(None) })
+        Arc::new(Self::new(core, apply))
+    }
+
+    /// Of a unit of its own.
+    pub(super) fn alone(core: Arc<SubscriptionCore<E>>, apply: A) -> Arc<dyn Completion> {
+        Arc::new(Self::new(core, apply))
+    }
+
+    fn new(core: Arc<SubscriptionCore<E>>, apply: A) -> Self {
+        Entry { core, apply: Mutex::new(Some(apply)), after: Mutex::new(None) }
     }
 }
 
 impl<E: Send + Sync + 'static, A: FnOnce(&mut Ledger, bool) + Send> Entry<E, A> {
     fn enter_in(&self, desk: &mut Desk<E>, is_safe: bool) {
         let Some(apply) = self.apply.lock().take() else { return };
-        let after = self.core.change_unrecorded_in(desk, |ledger| apply(ledger, is_safe));
+        let core = &self.core;
+        let change = |desk: &mut Desk<E>| {
+            apply(&mut desk.ledger, is_safe);
+            core.go_on_with_acks(desk);
+        };
+        // What follows from a unit that came to nothing is in no unit.
+        let after = core.change_in(desk, change, !is_safe);
         *self.after.lock() = after;
     }
 }
@@ -172,6 +187,16 @@ impl<E: Send + Sync + 'static, A: FnOnce(&mut Ledger, bool) + Send> Held for Hel
     fn enter(mut self: Box<Self>) {
         let this = &mut *self;
         this.entry.enter_in(&mut this.desk, true);
+    }
+}
+
+impl<E: Send + Sync + 'static, A: FnOnce(&mut Ledger, bool) + Send + 'static> Completion for Entry<E, A> {
+    fn complete(&self, outcome: Result<(), JournalError>) {
+        self.enter(outcome.is_ok(), None);
+    }
+
+    fn follow_up(self: Arc<Self>) {
+        Part::follow_up(self);
     }
 }
 

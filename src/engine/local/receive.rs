@@ -9,6 +9,7 @@ use crate::delivery::hand_out::{Ask, Decision, Grant, Ticket};
 use crate::delivery::intake::Examination;
 use crate::engine::local::broker::Phase;
 use crate::engine::local::committer::Safety;
+use crate::engine::local::staging::Stored;
 use crate::engine::local::store::Added;
 use crate::engine::local::subscription::{Desk, SubscriptionCore, TIMEOUT_BUDGET};
 use crate::engine::waiters::Look;
@@ -192,6 +193,7 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         outcome: Result<(), JournalError>,
     ) -> Result<(), RecvError> {
         let (Err(error), Some(stored)) = (outcome, &self.topic.stored) else { return Ok(()) };
+        // What is settled first is in the book again by now.
         self.give_back(lots.take());
         Err(RecvError::Storage { fault: stored.store.fault_of(&error) })
     }
@@ -202,7 +204,7 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         if self.mode != DeliveryMode::AtMostOnce {
             return self.give_back(lots);
         }
-        // Its hand-out is in the journal: it cannot be unsettled, but somebody else may have it.
+        // Its hand-out is in the journal's hands, and cannot be taken back; but somebody else may have it.
         self.shelf.0.lock().extend(lots.into_iter().map(|lot| (lot, precaution)));
         self.topic.receivers.wake(self.id, 1);
     }
@@ -218,13 +220,19 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
     }
 
     /// None: there is nothing on it, or nothing is to be delivered.
-    fn take_from_shelf(&self, lots: &mut Few<Lot<E>>) -> Option<Precaution> {
+    fn take_from_shelf(&self, stored: &Stored<E>, lots: &mut Few<Lot<E>>) -> Option<Precaution> {
         if self.mode != DeliveryMode::AtMostOnce || self.desk.lock().ledger.is_paused() {
             return None;
         }
-        let (lot, precaution) = self.shelf.0.lock().pop_front()?;
-        lots.push(lot);
-        Some(precaution)
+        loop {
+            let (lot, precaution) = self.shelf.0.lock().pop_front()?;
+            let known = stored.store.known(precaution.position, precaution.safety);
+            // Else its hand-out came to nothing, and the book has it again.
+            if known.is_none_or(|outcome| outcome.is_ok()) {
+                lots.push(lot);
+                return Some(precaution);
+            }
+        }
     }
 
     /// [`take`](Self::take) as far as it goes without waiting for the disk.
@@ -240,8 +248,8 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         loop {
             let mut stale = Stale::new();
             self.check_receivable()?;
-            if self.topic.stored.is_some()
-                && let Some(precaution) = self.take_from_shelf(lots)
+            if let Some(stored) = &self.topic.stored
+                && let Some(precaution) = self.take_from_shelf(stored, lots)
             {
                 return Ok(Taken::Unsafe(precaution));
             }
@@ -256,7 +264,7 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
                 look_further: looked_at < LOOK_FURTHER_MAX,
                 nested,
             };
-            let (decision, more, gone, attempts, after) = {
+            let (decision, more, gone, precaution, after) = {
                 let mut desk = self.desk.lock();
                 if desk.closed {
                     drop(desk);
@@ -269,13 +277,14 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
                 let more = desk.ledger.handle_timeout(now, TIMEOUT_BUDGET);
                 let decision = desk.ledger.poll_lease(ask, &mut grants);
                 let attempts = self.record_attempts(&desk.ledger, grants.as_slice());
+                let settled = self.record_hand_out(&mut desk.ledger, &mut grants);
+                let precaution = precaution(attempts, settled);
                 // Under the lock: what the hand-out has settled, the log may let go of once it is dropped.
                 let gone = self.find_all(&mut desk, &mut grants, lots, &mut stale);
-                (decision, more, gone, attempts, self.collect(&mut desk, None))
+                (decision, more, gone, precaution, self.collect(&mut desk, None))
             };
-            let settled = after.recorded.filter(|_| self.mode == DeliveryMode::AtMostOnce);
             self.follow_up(after);
-            let precaution = precaution(attempts, settled)?;
+            let precaution = precaution?;
             for sequence in gone {
                 self.change(|ledger| ledger.handle_removed(sequence, sequence.next()));
             }

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::contain::contained;
-use crate::delivery::hand_out::Grant;
+use crate::delivery::hand_out::{Grant, Ticket};
 use crate::delivery::ledger::{Ledger, Returned, Rules};
 use crate::delivery::retry::{Beyond, Reason};
 use crate::delivery::settled::Outcome;
 use crate::engine::local::ahead::Given;
 use crate::engine::local::archiving::Dead;
-use crate::engine::local::effect::Creation;
+use crate::engine::local::effect::{Creation, Entry};
 use crate::engine::local::imaging::ImageWriter;
 use crate::engine::local::replay::Snapshot;
 use crate::engine::local::staging::Stored;
@@ -18,6 +18,7 @@ use crate::engine::local::store::Added;
 use crate::engine::local::subscription::{SubscriptionChange, SubscriptionCore};
 use crate::engine::local::topic::{Book, TopicConfig, TopicCore, Weigh};
 use crate::error::{SettleError, StorageFault};
+use crate::few::Few;
 use crate::journal::archive::Mortality;
 use crate::journal::record::{
     AttemptRange, BookOptions, DeadLetterTo, Envelope, List, OutcomeCode, Part, Record, SettledRange,
@@ -283,7 +284,6 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         Some(stored.store.add(&unit, Space::Ordinary, None))
     }
 
-    /// That it delivers nothing, or does again.
     fn write_records(&self, out: &mut Vec<u8>) {
         let (image, rules, start) = {
             let desk = self.desk.lock();
@@ -328,7 +328,56 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         Record::Settled { topic, book, ranges: List::Items(&ranges) }.encode(unit);
     }
 
-    /// What a transaction acks, in order.
+    /// What is handed out at most once just now, on disk: it is settled when that is safe, and else is as if nobody had asked for it. Under the book's lock.
+    ///
+    /// The grants are then those of what is settled; if that could not even be added, there are none.
+    pub(super) fn record_hand_out(
+        self: &Arc<Self>,
+        ledger: &mut Ledger,
+        grants: &mut Few<Grant>,
+    ) -> Option<Added> {
+        let stored = self.topic.stored.as_ref().filter(|_| self.mode == DeliveryMode::AtMostOnce)?;
+        if grants.is_empty() {
+            return None;
+        }
+        let leased: Arc<[Grant]> = grants.as_slice().into();
+        let mut unit = Vec::new();
+        self.record_acks(leased.iter().flat_map(Grant::tickets).map(|ticket| ticket.sequence), &mut unit);
+        let settled = leased.clone();
+        let done = Entry::alone(self.clone(), move |ledger, is_safe| ledger.end_hand_out(&settled, is_safe));
+        // It frees space, as an ack does.
+        let added = stored.store.add(&unit, Space::Reserve, Some(done));
+        if added.is_ok() {
+            grants.as_mut_slice().iter_mut().for_each(|grant| grant.lease = None);
+        } else {
+            ledger.end_hand_out(&leased, false);
+            grants.clear();
+        }
+        Some(added)
+    }
+
+    /// What is acked together, as safe as a publish: it takes effect when it is, and else counts as a drop of each. Under the book's lock.
+    pub(super) fn record_safe_acks(
+        self: &Arc<Self>,
+        stored: &Stored<E>,
+        ledger: &mut Ledger,
+        tickets: Vec<Ticket>,
+    ) -> Added {
+        let tickets: Arc<[Ticket]> = tickets.into();
+        let mut unit = Vec::new();
+        self.record_acks(tickets.iter().map(|ticket| ticket.sequence), &mut unit);
+        let (acked, broker) = (tickets.clone(), self.topic.broker.clone());
+        let done =
+            Entry::alone(self.clone(), move |ledger, is_safe| ledger.end_acks(&acked, is_safe, broker.now()));
+        // Acks free space: they may use what is kept for them.
+        let added = stored.store.add(&unit, Space::Reserve, Some(done));
+        if added.is_err() {
+            ledger.end_acks(&tickets, false, self.topic.broker.now());
+        }
+        added
+    }
+
+    /// What is acked, in order.
     pub(super) fn record_acks(&self, sequences: impl Iterator<Item = Sequence>, unit: &mut Vec<u8>) {
         let outcome = OutcomeCode(Outcome::Acked.code());
         let mut ranges: Vec<SettledRange> = Vec::new();
@@ -391,29 +440,13 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         Some(stored.store.add(&unit, Space::Reserve, None))
     }
 
-    /// An ack is in the journal; where that is promised, as safe as a publish.
-    #[inline]
-    pub(super) fn make_ack_safe(
-        &self,
-        mode: DeliveryMode,
-        recorded: Option<Added>,
-    ) -> Result<(), SettleError> {
-        match (&self.topic.stored, self.unit_of_ack(mode, recorded)?) {
+    /// What a nack or a rejection has settled is in the journal; where that is promised of acks, as safe as a publish.
+    pub(super) fn make_discard_safe(&self, recorded: Option<Added>) -> Result<(), SettleError> {
+        let position = added_by(recorded)?.filter(|_| self.mode == DeliveryMode::ExactlyOnce);
+        match (&self.topic.stored, position) {
             (Some(stored), Some(position)) => self.settled(stored.store.commit(position)),
             _ => Ok(()),
         }
-    }
-
-    /// What is to be as safe as a publish before an ack answers.
-    #[inline]
-    pub(super) fn unit_of_ack(
-        &self,
-        mode: DeliveryMode,
-        recorded: Option<Added>,
-    ) -> Result<Option<Position>, SettleError> {
-        let Some(added) = recorded else { return Ok(None) };
-        let position = added?;
-        Ok((mode == DeliveryMode::ExactlyOnce).then_some(position))
     }
 
     /// What an ack answers when the disk has.
@@ -421,4 +454,10 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         let (Err(error), Some(stored)) = (outcome, &self.topic.stored) else { return Ok(()) };
         Err(stored.store.fault_of(&error).into())
     }
+}
+
+/// Where the journal has it.
+#[inline]
+pub(super) fn added_by(recorded: Option<Added>) -> Result<Option<Position>, SettleError> {
+    Ok(recorded.transpose()?)
 }

@@ -7,34 +7,42 @@ use crate::delivery::hand_out::{Grant, Ticket};
 use crate::delivery::ledger::Ledger;
 use crate::engine::local::committer::waits_for_nothing;
 use crate::engine::local::receive::Held;
+use crate::engine::local::recording::added_by;
+use crate::engine::local::staging::Stored;
 use crate::engine::local::store::Added;
-use crate::engine::local::subscription::{Records, SubscriptionCore};
+use crate::engine::local::subscription::{Desk, Records, SubscriptionCore};
 use crate::error::SettleError;
 use crate::few::Few;
-use crate::journal::Position;
+use crate::journal::{JournalError, Position};
 use crate::options::{ACK_DEADLINE_MAX, DeliveryMode};
+use crate::sync::Mutex;
 use crate::time::Tick;
 
 impl<E: Send + Sync + 'static> SubscriptionCore<E> {
     #[inline]
     pub(crate) fn ack(self: &Arc<Self>, held: Held<E>, mode: DeliveryMode) -> Result<(), SettleError> {
-        match self.begin_ack(held, mode)? {
-            None => Ok(()),
-            Some(position) => self.wait_for_ack(position),
+        if let Some(stored) = self.settles_when_safe(mode) {
+            let ticket = held.ticket;
+            // What follows, when it is settled, lets go of the log's last hold on it.
+            drop(held);
+            return self.ack_when_safe(stored, &[ticket]);
         }
+        self.ack_at_once(held, mode)
     }
 
-    fn wait_for_ack(&self, position: Position) -> Result<(), SettleError> {
-        let Some(stored) = &self.topic.stored else { return Ok(()) };
-        self.settled(stored.store.commit(position))
+    /// On disk, where an ack is to be as safe as a publish, it takes effect when it is.
+    #[inline]
+    pub(crate) fn settles_when_safe(&self, mode: DeliveryMode) -> Option<&Stored<E>> {
+        self.topic.stored.as_ref().filter(|_| mode == DeliveryMode::ExactlyOnce)
     }
 
-    /// Acks, and says what is yet to be safe before it may be told.
-    pub(crate) fn begin_ack(
+    /// Acks; on disk, a crash may undo it.
+    #[inline]
+    pub(crate) fn ack_at_once(
         self: &Arc<Self>,
         held: Held<E>,
         mode: DeliveryMode,
-    ) -> Result<Option<Position>, SettleError> {
+    ) -> Result<(), SettleError> {
         self.check_settleable()?;
         if mode == DeliveryMode::ExactlyOnce {
             // By the clock: whether anybody has noticed the expiry yet must not matter.
@@ -47,7 +55,7 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
             }
             if !self.is_watched() && desk.ledger.ack_plain(held.ticket) {
                 self.follow_up_plain_ack(desk, held);
-                return Ok(None);
+                return Ok(());
             }
             let done = desk.ledger.ack(held.ticket);
             (done, self.collect(&mut desk, Some(held.spot.segment())))
@@ -57,7 +65,7 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         let recorded = after.recorded;
         self.follow_up(after);
         expired_unless(done)?;
-        self.unit_of_ack(mode, recorded)
+        added_by(recorded).map(drop)
     }
 
     /// Settles what can be settled, in order, at the cost of one.
@@ -66,18 +74,18 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         grants: &Few<Grant>,
         mode: DeliveryMode,
     ) -> Result<(), SettleError> {
-        let begun = self.begin_ack_all(grants, mode)?;
-        let safe = begun.unit.and_then(|unit| unit.map_or(Ok(()), |position| self.wait_for_ack(position)));
-        unless_expired(begun.expired)?;
-        safe
+        if let Some(stored) = self.settles_when_safe(mode) {
+            return self.ack_when_safe(stored, &tickets_of(grants));
+        }
+        self.ack_all_at_once(grants, mode)
     }
 
-    /// [`ack_all`](Self::ack_all) as far as it goes without waiting for the disk.
-    pub(crate) fn begin_ack_all(
+    /// [`ack_at_once`](Self::ack_at_once) of several.
+    pub(crate) fn ack_all_at_once(
         self: &Arc<Self>,
         grants: &Few<Grant>,
         mode: DeliveryMode,
-    ) -> Result<AckBegun, SettleError> {
+    ) -> Result<(), SettleError> {
         self.check_settleable()?;
         if mode == DeliveryMode::ExactlyOnce {
             self.run_timeouts();
@@ -86,7 +94,95 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         let changed =
             self.change_on_record(|ledger| grants.iter().map(|&grant| ledger.ack_all(grant)).sum::<u64>());
         let (settled, recorded) = changed.ok_or(SettleError::Deleted)?;
-        Ok(AckBegun { expired: asked - settled, unit: self.unit_of_ack(mode, recorded) })
+        unless_expired(asked - settled)?;
+        added_by(recorded).map(drop)
+    }
+
+    fn ack_when_safe(self: &Arc<Self>, stored: &Stored<E>, tickets: &[Ticket]) -> Result<(), SettleError> {
+        let mut begun = self.begin_ack(stored, tickets)?;
+        loop {
+            begun = match begun {
+                AckBegun::Waits { position, answer } => {
+                    self.go_on_with_ack(stored, answer, stored.store.commit(position))?
+                }
+                AckBegun::Added { position, expired } => {
+                    self.settled(position.map_or(Ok(()), |position| stored.store.commit(position)))?;
+                    return unless_expired(expired);
+                }
+            };
+        }
+    }
+
+    /// Acks as far as it goes without waiting for the disk.
+    pub(crate) fn begin_ack(
+        self: &Arc<Self>,
+        stored: &Stored<E>,
+        tickets: &[Ticket],
+    ) -> Result<AckBegun, SettleError> {
+        self.check_settleable()?;
+        // By the clock: whether anybody has noticed the expiry yet must not matter.
+        self.run_timeouts();
+        let (begun, after) = {
+            let mut desk = self.desk.lock();
+            if desk.closed {
+                return Err(SettleError::Deleted);
+            }
+            let Some(begun) = self.try_ack(stored, &mut desk, tickets) else {
+                let answer = Arc::new(Mutex::new(None));
+                desk.waiting_acks.push(WaitingAck { tickets: tickets.to_vec(), answer: answer.clone() });
+                // Under the lock: what it waits for was added before.
+                let position = stored.store.last_added().ok_or(SettleError::Closed)?;
+                return Ok(AckBegun::Waits { position, answer });
+            };
+            (begun, self.collect(&mut desk, None))
+        };
+        self.follow_up(after);
+        begun
+    }
+
+    /// None: what comes before one of these in its key is being acked.
+    fn try_ack(
+        self: &Arc<Self>,
+        stored: &Stored<E>,
+        desk: &mut Desk<E>,
+        tickets: &[Ticket],
+    ) -> Option<Result<AckBegun, SettleError>> {
+        let prepared = desk.ledger.prepare_acks(tickets)?;
+        let expired = (tickets.len() - prepared.len()) as u64;
+        let is_some = !prepared.is_empty();
+        let added = is_some.then(|| self.record_safe_acks(stored, &mut desk.ledger, prepared));
+        Some(added_by(added).map(|position| AckBegun::Added { position, expired }))
+    }
+
+    /// What was being acked was decided: acks that have waited for it are begun. Under the lock.
+    pub(super) fn go_on_with_acks(self: &Arc<Self>, desk: &mut Desk<E>) {
+        let Some(stored) = &self.topic.stored else { return };
+        for waiting in std::mem::take(&mut desk.waiting_acks) {
+            match self.try_ack(stored, desk, &waiting.tickets) {
+                None => desk.waiting_acks.push(waiting),
+                Some(begun) => *waiting.answer.lock() = Some(begun),
+            }
+        }
+    }
+
+    /// What has become of an ack that waited, once what it waited for is decided.
+    pub(crate) fn go_on_with_ack(
+        &self,
+        stored: &Stored<E>,
+        answer: Answer,
+        earlier: Result<(), JournalError>,
+    ) -> Result<AckBegun, SettleError> {
+        if let Some(begun) = answer.lock().take() {
+            return begun;
+        }
+        // Something else that comes before it is being acked by now.
+        self.check_settleable()?;
+        match earlier {
+            Ok(()) | Err(JournalError::NoSpace) => {}
+            failed => self.settled(failed)?,
+        }
+        let position = stored.store.last_added().ok_or(SettleError::Closed)?;
+        Ok(AckBegun::Waits { position, answer })
     }
 
     pub(crate) fn nack(self: &Arc<Self>, ticket: Ticket, delay: Option<Duration>) -> Result<(), SettleError> {
@@ -98,7 +194,7 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         let now = self.settle_by_the_clock()?;
         let records = self.settle_backwards(tickets, |ledger, ticket| ledger.nack(ticket, now, None))?;
         // Last attempts may have settled some.
-        self.make_ack_safe(self.mode, records.settled)
+        self.make_discard_safe(records.settled)
     }
 
     pub(crate) fn release(self: &Arc<Self>, ticket: Ticket) -> Result<(), SettleError> {
@@ -156,7 +252,7 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         let (done, recorded) = self.change_on_record(act).ok_or(SettleError::Deleted)?;
         expired_unless(done)?;
         // A last attempt, or a rejection, may have settled it.
-        self.make_ack_safe(self.mode, recorded)
+        self.make_discard_safe(recorded)
     }
 
     /// The last first: a member of a run takes those after it along, and they shall be settled by their own.
@@ -176,12 +272,28 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
     }
 }
 
-/// What is known of an ack of several before the disk has answered.
-pub(crate) struct AckBegun {
-    /// How many were not settled.
-    pub(crate) expired: u64,
-    /// What is yet to be safe.
-    pub(crate) unit: Result<Option<Position>, SettleError>,
+/// How far an ack comes before the disk has answered.
+pub(crate) enum AckBegun {
+    /// Not before this is decided: what comes before it in its key is being acked.
+    Waits { position: Position, answer: Answer },
+    Added {
+        /// All that is not expired is settled when this is safe.
+        position: Option<Position>,
+        /// How many are not settled by this.
+        expired: u64,
+    },
+}
+
+/// What becomes of an ack that waits.
+pub(crate) type Answer = Arc<Mutex<Option<Result<AckBegun, SettleError>>>>;
+
+pub(super) struct WaitingAck {
+    tickets: Vec<Ticket>,
+    answer: Answer,
+}
+
+pub(crate) fn tickets_of(grants: &Few<Grant>) -> Vec<Ticket> {
+    grants.iter().flat_map(Grant::tickets).collect()
 }
 
 pub(crate) fn unless_expired(count: u64) -> Result<(), SettleError> {

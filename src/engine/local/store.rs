@@ -222,11 +222,15 @@ impl Store {
         }
     }
 
+    /// The newest unit. None: there is none, or it is closed.
+    pub(super) fn last_added(&self) -> Option<Position> {
+        self.journal().ok().and_then(|journal| journal.end().0.checked_sub(1)).map(Position)
+    }
+
     /// Waits until all that was added is as safe as was promised, or came to nothing. With nothing locked.
     pub(super) fn commit_all(&self) {
-        let last = self.journal().ok().and_then(|journal| journal.end().0.checked_sub(1));
-        if let Some(last) = last {
-            let _told_to_each = self.commit(Position(last));
+        if let Some(last) = self.last_added() {
+            let _told_to_each = self.commit(last);
         }
     }
 

@@ -8,6 +8,7 @@ use crate::delivery::ledger::{Counts, Ledger, LedgerEvent, Rules};
 use crate::engine::local::dead_letter::Cemetery;
 use crate::engine::local::effect::{Creation, Effect, FollowUp, Turn};
 use crate::engine::local::receive::{Held, Shelf};
+use crate::engine::local::settle::WaitingAck;
 use crate::engine::local::store::Added;
 use crate::engine::local::topic::TopicCore;
 use crate::engine::timer::Alarm;
@@ -66,6 +67,8 @@ pub(super) struct Desk<E> {
     outstanding: u64,
     /// On disk: the unit of an update that is under way.
     updated_by: Option<Position>,
+    /// On disk: acks that are begun when what comes before them in their keys is decided.
+    pub(super) waiting_acks: Vec<WaitingAck>,
     /// The segment of the message that was handed out last, and where it ended then. It keeps nothing, but stands in the way of its being used again.
     pub(super) near: Weak<Segment<E>>,
     pub(super) near_end: Sequence,
@@ -146,7 +149,7 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         let (ordered, mode) = (ledger.rules().ordered, ledger.rules().mode);
         let start = ledger.low();
         if topic.stored.is_some() {
-            ledger.keep_returns();
+            ledger.be_recorded();
         }
         let desk = Desk {
             ledger,
@@ -154,6 +157,7 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
             counted: false,
             outstanding: 0,
             updated_by: None,
+            waiting_acks: Vec::new(),
             near: Weak::new(),
             near_end: start,
         };
@@ -376,11 +380,21 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         desk: &mut Desk<E>,
         act: impl FnOnce(&mut Ledger),
     ) -> Option<After> {
+        self.change_in(desk, |desk| act(&mut desk.ledger), false)
+    }
+
+    /// A change under the lock.
+    pub(super) fn change_in(
+        &self,
+        desk: &mut Desk<E>,
+        act: impl FnOnce(&mut Desk<E>),
+        is_to_be_recorded: bool,
+    ) -> Option<After> {
         if desk.closed {
             return None;
         }
-        act(&mut desk.ledger);
-        Some(self.collect_what(desk, None, false))
+        act(desk);
+        Some(self.collect_what(desk, None, is_to_be_recorded))
     }
 
     /// What follows from what was just done to the ledger. Under the subscription's lock.

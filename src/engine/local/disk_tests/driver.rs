@@ -63,7 +63,7 @@ type Done = Result<(), String>;
 fn answer_of_settling(done: &Result<(), SettleError>) -> Answer {
     match done {
         Ok(()) => Answer::Yes,
-        // They hold while the broker lives, and a crash may undo them.
+        // They hold while the broker lives, and a crash may undo them; but for those of exactly-once subscriptions: see `acked`.
         Err(SettleError::Storage { .. } | SettleError::Indeterminate { .. }) => Answer::Unknown,
         Err(_) => Answer::No,
     }
@@ -314,8 +314,8 @@ impl<'a> Process<'a> {
         self.log.say(format!("s{number} receives {error:?}"));
         match error {
             TryRecvError::Empty => Ok(()),
-            TryRecvError::Storage { .. } if self.in_trouble() => {
-                self.history.receive_failed(number, most);
+            TryRecvError::Storage { fault } if self.in_trouble() => {
+                self.history.receive_failed(number, most, fault.is_full());
                 Ok(())
             }
             error => Err(format!("s{number} receives {error:?}")),
@@ -347,7 +347,7 @@ impl<'a> Process<'a> {
         let done = batch.ack();
         self.log.say(format!("acks: {done:?}"));
         for message in messages.into_iter().flatten() {
-            self.history.acked(number, message, answer_of_settling(&done));
+            self.acked(number, message, &done);
         }
         match done {
             Err(SettleError::LeaseExpired { .. }) => {
@@ -400,7 +400,7 @@ impl<'a> Process<'a> {
         }
         let is_sound = !self.in_trouble();
         match (way, &done) {
-            (0..6, _) => self.history.acked(number, message, answer_of_settling(&done)),
+            (0..6, _) => self.acked(number, message, &done),
             (_, Err(SettleError::Deleted)) => {}
             (9, _) => self.history.rejected(number, message, is_sound, done.is_ok()),
             (8, Ok(())) => self.gives_back(number, message),
@@ -416,6 +416,19 @@ impl<'a> Process<'a> {
             return Err(format!("P6: s{number} had lost {message} before its time"));
         }
         self.settled(&done)
+    }
+
+    /// What an exactly-once subscription could not make safe counts as dropped.
+    fn acked(&mut self, number: usize, message: usize, done: &Result<(), SettleError>) {
+        let is_safe_or_nothing = self.history.subscriptions[number].plan.mode == DeliveryMode::ExactlyOnce;
+        match done {
+            Err(SettleError::Storage { .. }) if is_safe_or_nothing => self.fails(number, message, false),
+            Err(SettleError::Indeterminate { .. }) if is_safe_or_nothing => {
+                self.fails(number, message, false);
+                self.history.may_have_acked(number, message);
+            }
+            done => self.history.acked(number, message, answer_of_settling(done)),
+        }
     }
 
     fn fails(&mut self, number: usize, message: usize, is_told: bool) {

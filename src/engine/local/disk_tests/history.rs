@@ -447,11 +447,12 @@ impl History {
         }
     }
 
-    /// A receiver got an error: what it would have been given has spent an attempt, or was handed out at most once.
-    pub(super) fn receive_failed(&mut self, subscription: usize, most: u64) {
+    /// A receiver got an error: what it would have been given has spent an attempt, or was perhaps handed out at most once. `is_full`: it was not.
+    pub(super) fn receive_failed(&mut self, subscription: usize, most: u64, is_full: bool) {
         let messages: Vec<usize> = (0..self.messages.len()).collect();
         let book = &mut self.subscriptions[subscription];
         match book.plan.mode {
+            DeliveryMode::AtMostOnce if is_full => {}
             DeliveryMode::AtMostOnce => book.lost_at_most += most,
             _ => {
                 for message in messages {
