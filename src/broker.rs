@@ -245,7 +245,8 @@ impl Broker {
         core.drain();
         let deadline = Instant::now().checked_add(timeout);
         let (backlog, outstanding) = core.wait_until_settled(deadline);
-        let synced = core.store.as_ref().map_or(Ok(()), |store| store.close());
+        let caught_up = core.catch_up_with_acks();
+        let synced = core.store.as_ref().map_or(Ok(()), |store| store.close()).and(caught_up);
         core.close();
         synced.map_err(|fault| RecvError::Storage { fault })?;
         Ok(ShutdownReport { outstanding, backlog })

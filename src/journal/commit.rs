@@ -14,7 +14,7 @@ use super::error::JournalError;
 use super::frame::{FRAME_HEADER_LEN, UNIT_LEN_MAX, UNIT_PREFIX_LEN, Units, push_unit};
 use super::segment::WriteError;
 use super::writer::{Space, Writer};
-use crate::sync::atomic::{AtomicU8, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use crate::sync::{Mutex, MutexGuard, thread};
 
 #[cfg(all(test, eventflow_shuttle))]
@@ -131,6 +131,8 @@ struct Leader<T> {
     act_at: Level,
     /// Of the last round.
     refused: Vec<Range<u64>>,
+    /// Likewise: whether that was also for want of the reserve.
+    lacks_reserve: bool,
     /// Of the last round, to be used again.
     buffer: Option<Vec<u8>>,
 }
@@ -139,6 +141,7 @@ struct Leader<T> {
 pub(super) struct Commits<T> {
     core: Mutex<Core<T>>,
     leader: Mutex<Leader<T>>,
+    lacked_reserve: AtomicBool,
 }
 
 type Act<'a, T> = &'a mut dyn FnMut(T, Result<(), JournalError>);
@@ -168,9 +171,10 @@ impl<T> Commits<T> {
             unacted: VecDeque::new(),
             act_at,
             refused: Vec::new(),
+            lacks_reserve: false,
             buffer: None,
         };
-        Commits { core: Mutex::new(core), leader: Mutex::new(leader) }
+        Commits { core: Mutex::new(core), leader: Mutex::new(leader), lacked_reserve: AtomicBool::new(false) }
     }
 
     /// Queues a unit. Touches no file. `least`: so far it comes before it is acted on, whatever is promised.
@@ -225,6 +229,10 @@ impl<T> Commits<T> {
 
     pub(super) fn disk_bytes(&self) -> u64 {
         self.core.lock().disk_bytes
+    }
+
+    pub(super) fn take_refusal(&self) -> bool {
+        self.lacked_reserve.load(Ordering::Relaxed) && self.lacked_reserve.swap(false, Ordering::Relaxed)
     }
 
     /// What became of a unit, if that is known. Waits for nobody.
@@ -309,6 +317,9 @@ impl<T> Commits<T> {
                 Ok(group) => leader.round(group, level, act),
                 Err(reason) => Err(Failed { reason, attempted: 0 }),
             };
+            if mem::take(&mut leader.lacks_reserve) {
+                self.lacked_reserve.store(true, Ordering::Relaxed);
+            }
             let mut core = self.core.lock();
             if let Err(failed) = led {
                 drop(core);
@@ -560,12 +571,19 @@ impl<T> Leader<T> {
         if positions.is_empty() {
             return Ok(());
         }
+        if self.lacks_reserve {
+            // Of those that nobody waits for, a crash is to undo the newest.
+            run.clear();
+            refused.push(positions);
+            return Ok(());
+        }
         let count = (positions.end - positions.start) as u32;
         let appended = self.writer.append(run, positions.start, count, Space::Reserve);
         run.clear();
         match appended {
             Ok(()) => Ok(()),
             Err(WriteError::Full(_)) => {
+                self.lacks_reserve = true;
                 refused.push(positions);
                 Ok(())
             }

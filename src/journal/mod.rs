@@ -213,6 +213,11 @@ impl<T: Send> Journal<T> {
         self.commits.outcome(position.0, Level::Written)
     }
 
+    /// Whether since this was last asked a unit was refused that may use the reserve: if nobody waited for it, nobody was told.
+    pub(crate) fn take_refusal(&self) -> bool {
+        self.commits.take_refusal()
+    }
+
     /// Waits until all that was added survives a power cut.
     ///
     /// # Errors

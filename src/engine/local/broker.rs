@@ -17,6 +17,7 @@ use crate::engine::local::replay::Snapshot;
 use crate::engine::local::store::Store;
 use crate::engine::timer::Timer;
 use crate::engine::waiters::{Look, WaitingRoom};
+use crate::error::StorageFault;
 use crate::journal::record::Record;
 use crate::name::Name;
 use crate::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering, fence};
@@ -368,6 +369,15 @@ impl BrokerCore {
                 broker.checkpoint_here();
             });
         }
+    }
+
+    /// What was settled and found no space, so that nobody was told: it is on the disk now, or there is still no space.
+    pub(crate) fn catch_up_with_acks(self: &Arc<Self>) -> Result<(), StorageFault> {
+        let Some(store) = &self.store else { return Ok(()) };
+        if store.checkpoints.is_behind() {
+            self.checkpoint_here();
+        }
+        if store.checkpoints.is_behind() { Err(StorageFault::FULL) } else { Ok(()) }
     }
 
     fn checkpoint_here(&self) {

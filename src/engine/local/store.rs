@@ -182,6 +182,9 @@ impl Store {
         let journal = self.journal()?;
         let mut completed = Vec::new();
         let outcome = act(&journal, &mut |done, outcome| complete(done, outcome, &mut completed));
+        if journal.take_refusal() {
+            self.checkpoints.note_behind();
+        }
         // Before others' code runs, which may let go of the broker: see `let_go`.
         drop(journal);
         completed.into_iter().for_each(Completion::follow_up);

@@ -104,6 +104,8 @@ pub(super) struct After {
     pub(super) recorded: Option<Added>,
     /// On disk: where it has what came back.
     returned: Option<Added>,
+    /// On disk: the journal has no space for what was settled, and a checkpoint is to be tried.
+    is_left_to_checkpoint: bool,
 }
 
 /// Where the journal has what came of a change, if anything did that it is to know.
@@ -414,9 +416,16 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         self.low.store(ledger.low().get(), Ordering::Release);
         ledger.forget_before(self.topic.log.floor());
         let news = ledger.take_news();
+        let mut is_left_to_checkpoint = false;
         let recorded = match &self.topic.stored {
             Some(stored) if is_to_be_recorded && !news.is_empty() => {
-                Some(self.record_settled(stored, ledger, news.as_slice()))
+                // Where it is waited for, it is to be known whether it finds space.
+                if self.mode != DeliveryMode::ExactlyOnce && stored.store.checkpoints.is_behind() {
+                    is_left_to_checkpoint = stored.store.checkpoints.leave_to_next();
+                    None
+                } else {
+                    Some(self.record_settled(stored, ledger, news.as_slice()))
+                }
             }
             _ => None,
         };
@@ -439,6 +448,7 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
             deliverable: receivers_wait && ledger.has_deliverable(tail),
             recorded,
             returned,
+            is_left_to_checkpoint,
             timeout: ledger.poll_timeout().filter(|_| receivers_wait || self.cares_about_time()),
         }
     }
@@ -455,6 +465,9 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         if let (Some(stored), Some(position)) = (&self.topic.stored, unit)
             && stored.store.write_later(position)
         {
+            self.topic.broker.checkpoint_in_time();
+        }
+        if after.is_left_to_checkpoint {
             self.topic.broker.checkpoint_in_time();
         }
         self.arm(after.timeout);

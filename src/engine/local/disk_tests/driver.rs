@@ -547,7 +547,7 @@ impl<'a> Process<'a> {
         drop(held);
         match done {
             Ok(_) => {
-                history.shut_down(trouble());
+                history.shut_down();
                 Ok(())
             }
             Err(_) if trouble() => Ok(()),

@@ -482,14 +482,12 @@ impl History {
         }
     }
 
-    /// All was synced. `was_full`: an ack that nobody waited for may have found no space, and nobody was told.
-    pub(super) fn shut_down(&mut self, was_full: bool) {
+    /// All was synced.
+    pub(super) fn shut_down(&mut self) {
         self.acks.clear();
         for book in &mut self.subscriptions {
-            let is_told = book.plan.mode == DeliveryMode::ExactlyOnce || !was_full;
             for standing in book.standings.values_mut().filter(|standing| standing.settled == Settled::Here) {
-                let is_sure = is_told && !standing.may_be_settled;
-                standing.settled = if is_sure { Settled::Yes } else { Settled::Maybe };
+                standing.settled = if standing.may_be_settled { Settled::Maybe } else { Settled::Yes };
             }
         }
     }

@@ -1,6 +1,7 @@
 //! What is settled where there is no space left, not even what is kept for acks: nobody is told that it is, and nothing is lost.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::eventflow::{
     Broker, Delivery, DeliveryMode, ManualClock, Message, RecvError, SettleError, Subscription, Topic,
@@ -185,6 +186,63 @@ fn p13_what_found_no_space_and_is_in_a_checkpoint_comes_for_the_first_time() {
     let s = topic.subscription("s").open().expect("s");
     let first = s.try_recv().expect("nobody had it");
     assert_eq!((number(&first), first.attempt()), (0, 1));
+}
+
+/// At least once an ack is not waited for, and answers `Ok` although there is no space for it.
+fn acked_without_space(desk: &mut Desk) -> (Subscription<String>, usize) {
+    let s = desk.subscription(DeliveryMode::AtLeastOnce);
+    desk.fill(Full::Refuses);
+    for _ in 0..100 {
+        s.try_recv().expect("there are more").ack().expect("nobody waits for it");
+    }
+    (s, 100)
+}
+
+#[test]
+fn p08_acks_that_found_no_space_are_recorded_when_there_is_some() {
+    let mut desk = Desk::new();
+    let (s, acked) = acked_without_space(&mut desk);
+    desk.make_space();
+    for _ in 0..2 {
+        desk.publish().expect("there is space");
+    }
+    drop(s);
+    assert_eq!(desk.found_after_a_crash(), (acked..desk.published).collect::<Vec<_>>());
+}
+
+#[test]
+fn p08_of_acks_that_found_no_space_a_crash_undoes_the_newest() {
+    let mut desk = Desk::new();
+    let (s, acked) = acked_without_space(&mut desk);
+    desk.make_space();
+    for _ in 0..10 {
+        s.try_recv().expect("there are more").ack().expect("nobody waits for it");
+    }
+    // What is waited for is written with all before it.
+    desk.other.try_recv().expect("there are more").ack().expect("there is space");
+    let found = desk.found_after_a_crash();
+    assert!(found[0] <= acked, "{found:?}");
+    assert_eq!(
+        found,
+        (found[0]..desk.published).collect::<Vec<_>>(),
+        "no ack counts after one that does not"
+    );
+}
+
+#[test]
+fn p08_a_shutdown_records_the_acks_that_found_no_space_or_says_that_it_cannot() {
+    for is_space in [true, false] {
+        let mut desk = Desk::new();
+        let (_s, acked) = acked_without_space(&mut desk);
+        if is_space {
+            desk.make_space();
+        }
+        let done = desk.broker.shutdown(Duration::ZERO);
+        assert_eq!(done.is_ok(), is_space, "{done:?}");
+        let found = desk.found_after_a_crash();
+        assert_eq!(found.last(), Some(&(desk.published - 1)));
+        assert_eq!(found.len() == desk.published - acked, is_space, "{found:?}");
+    }
 }
 
 #[cfg(feature = "async")]

@@ -154,10 +154,6 @@ impl Simulation {
         self.has_lost = false;
         self.ends(with_power, matches!(trouble, Trouble::LoseSync(_)))?;
         self.history.crashed(self.has_lost);
-        if matches!(trouble, Trouble::Full(..)) {
-            // An ack that found no space is undone, though it is not among the newest.
-            self.history.acks.clear();
-        }
         self.look()
     }
 
