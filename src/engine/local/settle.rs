@@ -33,7 +33,7 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
     /// On disk, where an ack is to be as safe as a publish, it takes effect when it is.
     #[inline]
     pub(crate) fn settles_when_safe(&self, mode: DeliveryMode) -> Option<&Stored<E>> {
-        self.topic.stored.as_ref().filter(|_| mode == DeliveryMode::ExactlyOnce)
+        if mode == DeliveryMode::ExactlyOnce { self.topic.stored.as_ref() } else { None }
     }
 
     /// Acks; on disk, a crash may undo it.
