@@ -94,7 +94,8 @@ impl StorageFault {
         StorageFault { is_unsure: true, ..self }
     }
 
-    /// Whether the disk is full. Then the same call succeeds once there is space; otherwise the broker accepts nothing more until its directory is opened again.
+    /// Whether the disk is full. Then the same call succeeds once there is space, be it because files of others went or because messages were acked: what is settled is let go of before a
+    /// publish is refused. Otherwise the broker accepts nothing more until its directory is opened again.
     pub fn is_full(&self) -> bool {
         self.is_full
     }

@@ -117,6 +117,7 @@ struct Core<T> {
     ended: Option<Ended>,
     /// As the writer had it after the last round, so that nobody waits for a sync to hear it.
     since_checkpoint: u64,
+    since_sweep: u64,
     has_spare: bool,
     disk_bytes: u64,
 }
@@ -160,6 +161,7 @@ impl<T> Commits<T> {
             waiters: Vec::new(),
             ended: None,
             since_checkpoint: 0,
+            since_sweep: 0,
             has_spare: false,
             disk_bytes: 0,
         };
@@ -221,6 +223,10 @@ impl<T> Commits<T> {
 
     pub(super) fn since_checkpoint(&self) -> u64 {
         self.core.lock().since_checkpoint
+    }
+
+    pub(super) fn since_sweep(&self) -> u64 {
+        self.core.lock().since_sweep
     }
 
     pub(super) fn has_spare(&self) -> bool {
@@ -459,6 +465,7 @@ impl<T> Core<T> {
 
     fn measure(&mut self, writer: &Writer) {
         self.since_checkpoint = writer.since_checkpoint;
+        self.since_sweep = writer.since_sweep;
         self.has_spare = writer.spare.is_some();
         self.disk_bytes = writer.disk_bytes();
     }

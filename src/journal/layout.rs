@@ -8,6 +8,7 @@
 //! checkpoint-00000000000003e8 an image of the state before unit 0x3e8, see `checkpoint`
 //! spare                       what the next segment will be made of: one that was let go, or zeros
 //! segment.tmp checkpoint.tmp spare.tmp eventflow.tmp watermark.tmp    under way; meaningless after a crash
+//! reserve.tmp                 room for a checkpoint on a full disk; meaningless after a crash, too
 //! quarantine/                 copies of bytes that were found damaged
 //! ```
 
@@ -28,6 +29,7 @@ pub(super) const CHECKPOINT_TMP: &str = "checkpoint.tmp";
 pub(super) const SPARE_TMP: &str = "spare.tmp";
 pub(super) const MARK_TMP: &str = "eventflow.tmp";
 pub(super) const WATERMARK_TMP: &str = "watermark.tmp";
+pub(super) const RESERVE_TMP: &str = "reserve.tmp";
 
 /// Readers of another major version refuse; a minor version adds what older readers may skip.
 pub(super) const MAJOR: u16 = 1;

@@ -48,6 +48,7 @@ pub(crate) use self::error::{Damage, JournalError, JournalOpenError};
 pub(crate) use self::recovery::{Recovery, Replayed, quarantine};
 use self::segment::WriteError;
 pub(crate) use self::writer::Space;
+use self::writer::{Writer, reserve_of};
 use crate::sync::Mutex;
 
 /// How safe a unit is when its commit returns.
@@ -289,7 +290,11 @@ impl<T: Send> Journal<T> {
         };
         match checkpoint::write(&*self.disk, &dir, &header, chunks, &mut sync_what_it_saw) {
             Ok(len) => {
-                self.commits.with_writer(|writer| writer.checkpointed(position.0, len));
+                self.commits.with_writer(|writer| {
+                    writer.checkpointed(position.0, len);
+                    // On a full disk it does without, and takes in nothing that takes space.
+                    let _while_tight = writer.renew_reserve();
+                });
                 Ok(())
             }
             Err(error) => {
@@ -300,6 +305,34 @@ impl<T: Send> Journal<T> {
                 Err(self.commits.poison_outside(error))
             }
         }
+    }
+
+    /// How much was written since checkpoints were last made for the space that they free, in bytes. 0: to do it again would free nothing more.
+    pub(crate) fn since_sweep(&self) -> u64 {
+        self.commits.since_sweep()
+    }
+
+    /// As much was written as makes it worth while to look on a full disk for what has become free, before somebody finds no space.
+    pub(crate) fn wants_sweep(&self) -> bool {
+        self.commits.since_sweep() >= reserve_of(self.segment_len) / 4
+    }
+
+    /// Gives back what was taken of the disk ahead of need, so that a checkpoint finds room on a full disk. What is kept for [`Space::Reserve`] stays.
+    pub(crate) fn give_room_back(&self) {
+        self.commits.with_writer(Writer::give_room_back);
+    }
+
+    /// Gives back what is kept for the checkpoint's own file: all else that it writes is written.
+    pub(crate) fn give_reserve_back(&self) {
+        self.commits.with_writer(Writer::give_reserve_back);
+    }
+
+    /// Checkpoints were made for the space that they free, or found none themselves. Takes again what the next ones need, if it can be had.
+    pub(crate) fn swept(&self) {
+        self.commits.with_writer(|writer| {
+            writer.since_sweep = 0;
+            let _while_tight = writer.renew_reserve();
+        });
     }
 
     /// There is nothing yet to make the next segment of.

@@ -11,7 +11,7 @@ use super::checkpoint::{CheckpointFile, Found, Read};
 use super::disk::{Access, Disk, Lock};
 use super::error::{Damage, JournalOpenError};
 use super::layout::{
-    QUARANTINE, WATERMARK, checkpoint_name, read_up_to, remove_if_there, segment_name, write_all,
+    QUARANTINE, RESERVE_TMP, WATERMARK, checkpoint_name, read_up_to, remove_if_there, segment_name, write_all,
 };
 use super::segment::{Draft, DraftFrom, FRAMES_AT, NewSegment, SEGMENT_FILE_LEN_MAX, WriteError};
 use super::survey::{FoundSegment, Owned, Survey, failed, own, survey};
@@ -101,8 +101,16 @@ pub(super) fn open(
     let good = |position: u64| checkpoint.is_some_and(|newest| position <= newest);
     let (checkpoints, bad_checkpoints): (Vec<_>, Vec<_>) =
         survey.checkpoints.iter().copied().partition(|&(position, _)| good(position));
+    // What it kept room for is this, too.
+    if survey.under_way.contains(&RESERVE_TMP) {
+        let _again_below = disk.remove(&dir.join(RESERVE_TMP));
+    }
     let fresh = fresh_segment(disk, dir, identity, options, &survey, &walk, end)?;
     let mut writer = Writer {
+        reserve: None,
+        is_tight: false,
+        // Who knows what was settled since.
+        since_sweep: 1,
         disk: disk.clone(),
         dir: dir.to_owned(),
         segment_len: options.segment_len(),

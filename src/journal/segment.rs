@@ -241,6 +241,14 @@ impl Segment {
         Ok(true)
     }
 
+    /// Gives back what room there is beyond so much.
+    pub(super) fn give_room_back(&mut self, kept: u64) {
+        let to = self.offset.saturating_add(kept);
+        if to < self.room && self.file.set_len(to).is_ok() {
+            self.room = to;
+        }
+    }
+
     /// Writes a frame, for which there is room, in one piece: `frame` is [`FRAME_HEADER_LEN`] bytes of room and the body, and is padded here.
     pub(super) fn push(&mut self, header: &mut FrameHeader, frame: &mut Vec<u8>) -> Result<(), WriteError> {
         let bytes = header.encode(self.salt, self.offset);
@@ -256,6 +264,7 @@ impl Segment {
         self.offset += header.frame_len();
         Ok(())
     }
+
     /// After a write that found no space though there was room, as happens where a file system writes nothing in place. Who knows how much of it was
     /// written; when its header is gone for good, nothing of it counts.
     fn take_back(&self, full: io::Error) -> WriteError {

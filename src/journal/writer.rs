@@ -4,9 +4,11 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::disk::{Disk, DiskFile};
+use super::disk::{Access, Disk, DiskFile};
 use super::frame::{FRAME_HEADER_LEN, FrameHeader, UNITS};
-use super::layout::{SPARE, checkpoint_name, remove_if_there, segment_name};
+use super::layout::{
+    RESERVE_TMP, SPARE, checkpoint_name, is_full, remove_if_there, segment_name, write_zeros,
+};
 use super::segment::{Draft, DraftFrom, FRAMES_AT, NewSegment, Segment, WriteError};
 use super::watermark::Watermark;
 
@@ -52,14 +54,25 @@ pub(super) struct Writer {
     pub(super) since_checkpoint: u64,
     /// Newest last: the positions of the complete checkpoints.
     pub(super) checkpoints: Vec<(u64, u64)>,
+    /// The length of the file that keeps room for a checkpoint, if there is one.
+    pub(super) reserve: Option<u64>,
+    /// Bytes of frames since checkpoints were last written for the space that they free.
+    pub(super) since_sweep: u64,
+    /// There is not even room for the reserve.
+    pub(super) is_tight: bool,
+}
+
+/// No more is kept for a checkpoint: with what the segments give back it is mostly enough.
+const RESERVE_LEN_MAX: u64 = 2 << 20;
+/// One part of this many is for a checkpoint's own file, the others for what is written beside it.
+const RESERVE_PARTS: u64 = 4;
+
+/// What is kept free for [`Space::Reserve`] in a segment of this length.
+pub(super) fn reserve_of(segment_len: u64) -> u64 {
+    (segment_len / 8).min(256 << 10)
 }
 
 impl Writer {
-    /// What is kept free for [`Space::Reserve`] in a segment.
-    fn reserve(&self) -> u64 {
-        (self.segment_len / 8).min(256 << 10)
-    }
-
     /// Writes one frame of units, in one piece. `frame` is room for the header, then the body.
     pub(super) fn append(
         &mut self,
@@ -77,11 +90,21 @@ impl Writer {
         self.chain = header.crc;
         self.end = header.end();
         self.since_checkpoint += header.frame_len();
+        self.since_sweep += header.frame_len();
+        Ok(())
+    }
+
+    /// What takes space waits until there is room for the next checkpoint again, which frees some.
+    fn refuse_while_tight(&mut self, space: Space) -> Result<(), WriteError> {
+        if self.is_tight && space == Space::Ordinary {
+            self.renew_reserve().map_err(WriteError::Full)?;
+        }
         Ok(())
     }
 
     fn make_room(&mut self, len: u64, base: u64, space: Space) -> Result<(), WriteError> {
-        let reserve = self.reserve();
+        self.refuse_while_tight(space)?;
+        let reserve = reserve_of(self.segment_len);
         let wanted = if space == Space::Ordinary { reserve } else { 0 };
         if self.current.make_room(len, wanted)? {
             return Ok(());
@@ -177,6 +200,52 @@ impl Writer {
         }
     }
 
+    /// Gives up what was taken of the disk ahead, but for what is kept for what frees space, and for a checkpoint's own file.
+    pub(super) fn give_room_back(&mut self) {
+        self.drop_spare();
+        self.current.give_room_back(reserve_of(self.segment_len));
+        if let Some(reserve) = &mut self.reserve {
+            let left = *reserve / RESERVE_PARTS;
+            let file = self.disk.open(&self.dir.join(RESERVE_TMP), Access::Write);
+            if file.and_then(|file| file.set_len(left)).is_ok() {
+                *reserve = left;
+            }
+        }
+    }
+
+    /// The rest, for a checkpoint that finds no space elsewhere.
+    pub(super) fn give_reserve_back(&mut self) {
+        if self.reserve.take().is_some() {
+            let _ = self.disk.remove(&self.dir.join(RESERVE_TMP));
+        }
+    }
+
+    /// Takes the reserve, which a checkpoint gets when the disk is full. Fails if the disk is; another failure is not the journal's.
+    pub(super) fn renew_reserve(&mut self) -> io::Result<()> {
+        let len = self.segment_len.min(RESERVE_LEN_MAX);
+        if self.reserve != Some(len) {
+            self.give_reserve_back();
+            match self.take_reserve(len) {
+                Ok(()) => self.reserve = Some(len),
+                Err(error) => {
+                    let _ = self.disk.remove(&self.dir.join(RESERVE_TMP));
+                    self.is_tight = is_full(&error);
+                    return if self.is_tight { Err(error) } else { Ok(()) };
+                }
+            }
+        }
+        self.is_tight = false;
+        Ok(())
+    }
+
+    fn take_reserve(&self, len: u64) -> io::Result<()> {
+        let path = self.dir.join(RESERVE_TMP);
+        remove_if_there(&*self.disk, &path)?;
+        let file = self.disk.create(&path)?;
+        write_zeros(&*file, 0, len).map_err(|(_, error)| error)?;
+        file.sync()
+    }
+
     /// A checkpoint is complete, so older ones and what only they need may go.
     pub(super) fn checkpointed(&mut self, position: u64, len: u64) {
         self.checkpoints.retain(|&(other, _)| other != position);
@@ -204,6 +273,6 @@ impl Writer {
     pub(super) fn disk_bytes(&self) -> u64 {
         let retired: u64 = self.retired.iter().map(|segment| segment.len).sum();
         let checkpoints: u64 = self.checkpoints.iter().map(|(_, len)| len).sum();
-        retired + checkpoints + self.current.room + self.spare.unwrap_or(0)
+        retired + checkpoints + self.current.room + self.spare.unwrap_or(0) + self.reserve.unwrap_or(0)
     }
 }

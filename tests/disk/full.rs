@@ -122,6 +122,22 @@ fn p02_a_full_file_system_refuses_publishes_takes_acks_and_recovers_when_there_i
 }
 
 #[test]
+fn p17_what_is_acked_makes_room_on_a_full_file_system() {
+    let name = "full::p17_what_is_acked_makes_room_on_a_full_file_system";
+    on_a_small_file_system(name, |dir| {
+        let desk = Desk::open(dir);
+        let mut next = 0;
+        for round in 0..5 {
+            let end = desk.fill(next);
+            assert!(end - next >= 50, "round {round}: {} fitted", end - next);
+            assert_eq!(desk.ack(usize::MAX), (next..end).collect::<Vec<_>>(), "round {round}");
+            next = end + 1;
+        }
+        println!("figures: {next} published, 5 times full");
+    });
+}
+
+#[test]
 fn p18_a_directory_on_a_full_file_system_opens_or_says_why_not() {
     let name = "full::p18_a_directory_on_a_full_file_system_opens_or_says_why_not";
     on_a_small_file_system(name, |dir| {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::clock::Line;
 use crate::delivery::ordering::Key;
+use crate::engine::local::checkpointing::{Contents, Purpose};
 use crate::engine::local::committer::waits_for_nothing;
 use crate::engine::local::effect::FollowUp;
 use crate::engine::local::imaging::ImageWriter;
@@ -357,16 +358,28 @@ impl BrokerCore {
 
     /// To be asked after something was committed, with nothing locked.
     pub(super) fn checkpoint_in_time(self: &Arc<Self>) {
+        self.checkpoint(Purpose::Time);
+    }
+
+    /// To be asked when something found no space on the disk, or may find none soon. With nothing locked. True: there is some now, and it is to be tried again.
+    pub(super) fn makes_space(self: &Arc<Self>) -> bool {
+        let sweeps = || self.store.as_ref().map(|store| store.checkpoints.sweeps());
+        let before = sweeps();
+        self.checkpoint(Purpose::Space);
+        sweeps() != before
+    }
+
+    fn checkpoint(self: &Arc<Self>, purpose: Purpose) {
         let Some(store) = &self.store else { return };
         if !waits_for_nothing() {
-            self.checkpoint_here();
-        } else if store.sends_for_checkpoint() {
+            self.checkpoint_here(purpose);
+        } else if store.sends_for_checkpoint(purpose) {
             let broker = self.clone();
             store.here_or_elsewhere(move || {
                 if let Some(store) = &broker.store {
                     store.is_at_checkpoint();
                 }
-                broker.checkpoint_here();
+                broker.checkpoint_here(purpose);
             });
         }
     }
@@ -375,22 +388,19 @@ impl BrokerCore {
     pub(crate) fn catch_up_with_acks(self: &Arc<Self>) -> Result<(), StorageFault> {
         let Some(store) = &self.store else { return Ok(()) };
         if store.checkpoints.is_behind() {
-            self.checkpoint_here();
+            self.checkpoint_here(Purpose::Time);
         }
         if store.checkpoints.is_behind() { Err(StorageFault::FULL) } else { Ok(()) }
     }
 
-    fn checkpoint_here(&self) {
-        if let Some(store) = &self.store {
-            store.checkpoint_in_time(
-                |image| {
-                    self.write_image(image);
-                    // Asked after the image is made: a topic is torn down only after this was said.
-                    self.phase() != Phase::Closed
-                },
-                || self.numbers(),
-            );
-        }
+    fn checkpoint_here(&self, purpose: Purpose) {
+        let Some(store) = &self.store else { return };
+        let image = |image: &mut ImageWriter<'_>| {
+            self.write_image(image);
+            // Asked after the image is made: a topic is torn down only after this was said.
+            self.phase() != Phase::Closed
+        };
+        store.checkpoint(purpose, &Contents { image: &image, numbers: &|| self.numbers() });
     }
 }
 

@@ -80,6 +80,9 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             return Ok(true);
         };
         staged.take_back(parcels);
+        if error == JournalError::NoSpace && self.broker.makes_space() && self.pack_again(parcels) {
+            return Ok(false);
+        }
         Err(self.why_not_safe(stored, &error))
     }
 
@@ -88,5 +91,20 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
             (JournalError::Closed, Some(kind)) => kind,
             _ => stored.store.fault_of(error).into(),
         }
+    }
+
+    /// What came back of the journal is got ready for it once more. False: a codec that took it before does not now.
+    fn pack_again(&self, parcels: &mut [Parcel<E>]) -> bool {
+        parcels.iter_mut().all(|parcel| {
+            let Some(message) = parcel.message.take() else { return true };
+            match self.parcel(message) {
+                Ok(again) => *parcel = again,
+                Err(refusal) => {
+                    parcel.message = Some(refusal.message);
+                    return false;
+                }
+            }
+            true
+        })
     }
 }

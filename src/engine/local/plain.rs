@@ -178,6 +178,13 @@ impl<E: Send + Sync + 'static> TopicCore<E> {
                     self.broker.checkpoint_in_time();
                     return Ok(MessageId::new(self.log.incarnation(), bulk.first));
                 }
+                Err(JournalError::NoSpace) if self.broker.makes_space() => {
+                    // There is some now, and it is tried again the long way.
+                    let batch = bulk.batch.lock().take();
+                    return Err(Unsent::NotPlain(
+                        batch.into_iter().flat_map(EventBatch::into_events).collect(),
+                    ));
+                }
                 Err(error) => self.why_not_safe(stored, &error),
             },
             // It may have been closed just now.

@@ -225,7 +225,11 @@ impl<E: Send + Sync + 'static> Staged<E> {
             Letter::Shared { .. } => None,
         });
         let lacking = parcels.iter_mut().filter(|parcel| parcel.message.is_none());
-        lacking.zip(messages).for_each(|(parcel, message)| parcel.message = Some(message));
+        lacking.zip(messages).for_each(|(parcel, message)| {
+            parcel.message = Some(message);
+            // It is new again: the sequence is gone.
+            parcel.receipt = None;
+        });
     }
 
     fn go_into_log(

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::engine::local::ahead::Ahead;
 use crate::engine::local::archiving;
-use crate::engine::local::checkpointing::Checkpoints;
+use crate::engine::local::checkpointing::{Checkpoints, Purpose};
 use crate::engine::local::committer::{Committer, Safety, waits_for_nothing};
 use crate::engine::local::progress::Progress;
 use crate::engine::local::recovered::Recovered;
@@ -181,7 +181,12 @@ impl Store {
     ) -> Result<(), JournalError> {
         let journal = self.journal()?;
         let mut completed = Vec::new();
-        let outcome = act(&journal, &mut |done, outcome| complete(done, outcome, &mut completed));
+        let outcome = act(&journal, &mut |done, outcome| {
+            if outcome == Err(JournalError::NoSpace) {
+                self.checkpoints.note_full();
+            }
+            complete(done, outcome, &mut completed);
+        });
         if journal.take_refusal() {
             self.checkpoints.note_behind();
         }
@@ -242,14 +247,20 @@ impl Store {
         self.act(|journal, act| journal.sync_all(act))
     }
 
-    /// Whether it is time for a checkpoint, and nobody has been sent for it yet: then the caller sends somebody.
-    pub(super) fn sends_for_checkpoint(&self) -> bool {
-        self.journal().is_ok_and(|journal| self.checkpoints.is_time(&journal))
+    /// Whether a checkpoint is wanted, and nobody has been sent for it yet: then the caller sends somebody.
+    pub(super) fn sends_for_checkpoint(&self, purpose: Purpose) -> bool {
+        self.journal().is_ok_and(|journal| self.checkpoints.is_wanted(&journal, purpose))
             && !self.is_sent_for.swap(true, Ordering::AcqRel)
     }
 
     pub(super) fn is_at_checkpoint(&self) {
         self.is_sent_for.store(false, Ordering::Release);
+    }
+
+    /// The disk was full, and what was settled since may make some space: the caller sees to it, before somebody finds none.
+    #[inline]
+    pub(super) fn wants_sweep(&self) -> bool {
+        self.checkpoints.is_short() && self.journal().is_ok_and(|journal| journal.wants_sweep())
     }
 
     pub(super) fn is_closed(&self) -> bool {

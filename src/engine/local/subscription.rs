@@ -470,6 +470,11 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         if after.is_left_to_checkpoint {
             self.topic.broker.checkpoint_in_time();
         }
+        if let Some(stored) = &self.topic.stored
+            && stored.store.wants_sweep()
+        {
+            self.topic.broker.makes_space();
+        }
         self.arm(after.timeout);
         // Only then: a shutdown that waits looks by changing the ledger itself, and must not wake itself for ever.
         if after.less_outstanding {

@@ -300,6 +300,11 @@ impl TransactionCore {
         match awaited {
             // Whether that has come about or not.
             Awaited::Repeated(_) => None,
+            Awaited::Staged(_) if outcome == Err(JournalError::NoSpace) && self.broker.makes_space() => {
+                self.staged = None;
+                self.outputs.as_mut_slice().iter_mut().for_each(|output| output.take_back());
+                None
+            }
             Awaited::Staged(_) => Some(self.end_staged(outcome)),
         }
     }

@@ -12,6 +12,8 @@ use crate::journal::disk::sim::{Full, SimDisk};
 
 const CAPACITY: u64 = 200 << 10;
 const LEN: usize = 2_000;
+/// Where it is found that the disk is full, and what may be in the way then, is another thing in each.
+const CAPACITIES: [u64; 3] = [140_000, 172_900, CAPACITY];
 
 struct Desk {
     broker: Broker,
@@ -38,7 +40,7 @@ impl Desk {
 
     /// Publishes until there is no space. The first that was refused.
     fn fill(&self, first: usize) -> usize {
-        (first..first + CAPACITY as usize / LEN).find(|&number| !self.publish(number)).expect("it is full")
+        (first..first + CAPACITY as usize).find(|&number| !self.publish(number)).expect("it is full")
     }
 
     fn ack_all(&self) -> Vec<usize> {
@@ -112,8 +114,42 @@ fn p5_p16_a_transaction_that_finds_no_space_acks_nothing_either() {
         disk.set_capacity(u64::MAX, full);
         // What is behind it in the journal is safe, and so would it be.
         assert!(desk.publish(end + 2), "there is space again");
-        let found = Desk::open(&disk.kill()).expect("there is space").ack_all();
+        let killed = disk.fork();
+        let found = Desk::open(&killed).expect("there is space").ack_all();
         assert_eq!(found, (0..end).chain([end + 2]).collect::<Vec<_>>(), "{full:?}");
+        failed.transaction.commit().expect("what came back is committed when there is space");
+        let found = Desk::open(&disk.kill()).expect("there is space").ack_all();
+        assert_eq!(found, (1..end).chain([end + 2, end + 1]).collect::<Vec<_>>(), "{full:?}");
+    }
+}
+
+#[test]
+fn p17_what_is_acked_makes_room_on_a_full_disk() {
+    for (full, capacity) in WAYS.into_iter().flat_map(|full| CAPACITIES.map(|capacity| (full, capacity))) {
+        let disk = SimDisk::new();
+        let desk = Desk::open(&disk).expect("it is new");
+        disk.set_capacity(capacity, full);
+        let mut next = 0;
+        for round in 0..5 {
+            let end = desk.fill(next);
+            let fitted = end - next;
+            assert!(fitted >= 20, "{full:?}, {capacity} bytes, round {round}: {fitted} fitted");
+            assert_eq!(
+                desk.ack_all(),
+                (next..end).collect::<Vec<_>>(),
+                "{full:?}, {capacity} bytes, round {round}"
+            );
+            next = end + 1;
+        }
+        let end = desk.fill(next);
+        assert_eq!(desk.ack_all().len(), end - next);
+        next = end + 1;
+        let batch = (next..next + 20).map(|number| event(number, LEN));
+        desk.topic.publish_all(batch).expect("a batch makes room as well");
+        assert_eq!(desk.ack_all(), (next..next + 20).collect::<Vec<_>>());
+        let disk = disk.kill();
+        disk.set_capacity(u64::MAX, full);
+        assert!(Desk::open(&disk).expect("there is space").ack_all().is_empty(), "all was acked");
     }
 }
 
