@@ -119,6 +119,7 @@ impl Store {
             return;
         }
         let Some(mut archives) = self.checkpoints.archives.lock().take() else { return };
+        let _calling = self.calling();
         let done = match purpose {
             Purpose::Time => self.write_checkpoint(&journal, &mut archives, purpose, contents),
             Purpose::Space => Err(JournalError::NoSpace),

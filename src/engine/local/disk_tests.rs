@@ -11,6 +11,7 @@ mod audit;
 mod compare;
 mod damage;
 mod driver;
+mod endings;
 mod full;
 mod history;
 #[cfg(feature = "async")]

@@ -3,6 +3,8 @@
 //! Who changes something adds the unit under the lock under which it is decided, so that the journal has things in the order in which they happened, and commits
 //! after it has let go of every lock. Whoever commits first commits for all that have added, and completes what they added, in that order: see [`Completion`].
 
+use std::cell::RefCell;
+use std::ops::Deref;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -19,7 +21,7 @@ use crate::journal::{
 };
 use crate::options::{Durability, OnDamage};
 use crate::stats::RecoveryReport;
-use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use crate::sync::{Mutex, thread};
 
 /// Something that takes effect when its unit is safe.
@@ -40,13 +42,14 @@ pub(super) type Added = Result<Position, StorageFault>;
 
 /// Acks that nobody waits for are written after this many.
 const UNWRITTEN_MAX: u64 = 64;
-/// Some seconds at most.
-const LET_GO_LOOKS_MAX: u32 = 10_000_000;
 
 /// Where a broker on disk keeps what it accepts.
 pub(crate) struct Store {
-    /// None once it is closed: then the directory may be opened again.
+    /// None once it is closed: when nobody uses it any more, the directory may be opened again.
     journal: Mutex<Option<Arc<Journal<Done>>>>,
+    is_left: AtomicBool,
+    /// Who waits until nobody uses the journal any more.
+    leaver: Mutex<Option<thread::Thread>>,
     /// Once it was closed: units before this were completed, and are as safe as was promised.
     safe_end: AtomicU64,
     /// Once it was closed: units before this were written.
@@ -135,6 +138,8 @@ impl Store {
         };
         let store = Arc::new(Store {
             journal: Mutex::new(Some(Arc::new(journal))),
+            is_left: AtomicBool::new(false),
+            leaver: Mutex::new(None),
             safe_end: AtomicU64::new(0),
             written_end: AtomicU64::new(0),
             unwritten: AtomicU64::new(0),
@@ -155,8 +160,9 @@ impl Store {
         Ok(Opened { store, recovered, report })
     }
 
-    pub(super) fn journal(&self) -> Result<Arc<Journal<Done>>, JournalError> {
-        self.journal.lock().clone().ok_or(JournalError::Closed)
+    pub(super) fn journal(&self) -> Result<Using<'_>, JournalError> {
+        let journal = self.journal.lock().clone().ok_or(JournalError::Closed)?;
+        Ok(Using { store: self, journal: Some(journal) })
     }
 
     /// Adds a unit behind all others. Call it under the lock under which its content was decided; it takes no other but its own, and writes nothing.
@@ -307,20 +313,36 @@ impl Store {
         self.let_go();
     }
 
-    /// Lets go of the directory, once those have who are at it just now: a commit takes no longer than the disk does.
+    /// Lets go of the directory, once all others have: a commit takes no longer than the disk does, a checkpoint as long as its image. Who is called by one, such as a codec, does not wait for that
+    /// one: then the directory is let go of when it ends.
     fn let_go(&self) {
         // While it can still be asked what became of each.
         self.committer.tell_what_is_known(self);
         let Some(journal) = self.journal.lock().take() else { return };
-        for _ in 0..LET_GO_LOOKS_MAX {
-            if Arc::strong_count(&journal) == 1 {
-                break;
-            }
-            thread::yield_now();
+        *self.leaver.lock() = Some(thread::current());
+        self.is_left.store(true, Ordering::Relaxed);
+        // Pairs with the fence in `Using`: either it is not counted here any more, or it sees that somebody waits.
+        fence(Ordering::SeqCst);
+        let own = self.calls_here();
+        while Arc::strong_count(&journal) > 1 + own {
+            thread::park();
         }
         drop(journal);
         // It ends now.
         self.committer.wake();
+    }
+
+    /// While it lives, this thread may call a user's code, and use the journal once.
+    pub(super) fn calling(&self) -> Calling {
+        let store = std::ptr::from_ref(self).addr();
+        CALLING.with(|calling| calling.borrow_mut().push(store));
+        Calling
+    }
+
+    /// How often this thread uses the journal and was called from there.
+    fn calls_here(&self) -> usize {
+        let store = std::ptr::from_ref(self).addr();
+        CALLING.with(|calling| calling.borrow().iter().filter(|caller| **caller == store).count())
     }
 
     /// Syncs all, and lets go of the directory.
@@ -358,6 +380,48 @@ fn complete(done: Done, outcome: Result<(), JournalError>, completed: &mut Vec<A
     if let Some(done) = done {
         done.complete(outcome);
         completed.push(done);
+    }
+}
+
+crate::sync::thread_local! {
+    /// The stores in whose checkpoints this thread is, by where they lie.
+    static CALLING: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
+}
+
+/// See [`Store::calling`].
+pub(super) struct Calling;
+
+impl Drop for Calling {
+    fn drop(&mut self) {
+        CALLING.with(|calling| calling.borrow_mut().pop());
+    }
+}
+
+/// The journal, while somebody uses it.
+pub(super) struct Using<'a> {
+    store: &'a Store,
+    /// None while it is dropped.
+    journal: Option<Arc<Journal<Done>>>,
+}
+
+impl Deref for Using<'_> {
+    type Target = Journal<Done>;
+
+    fn deref(&self) -> &Journal<Done> {
+        self.journal.as_ref().expect("it is there until it is dropped")
+    }
+}
+
+impl Drop for Using<'_> {
+    fn drop(&mut self) {
+        drop(self.journal.take());
+        // Pairs with the fence in `let_go`.
+        fence(Ordering::SeqCst);
+        if self.store.is_left.load(Ordering::Relaxed)
+            && let Some(leaver) = &*self.store.leaver.lock()
+        {
+            leaver.unpark();
+        }
     }
 }
 
