@@ -135,17 +135,20 @@ impl BrokerCore {
 }
 
 impl<E: Send + Sync + 'static> TopicCore<E> {
-    /// Snapshots whose life is over go.
+    fn snapshot_over(&self, now: Tick) -> Option<Arc<Snapshot>> {
+        self.books.read().iter().find_map(|book| match book {
+            Book::Snapshot(snapshot) if snapshot.expires <= now => Some(snapshot.clone()),
+            _ => None,
+        })
+    }
+
+    pub(super) fn has_snapshot_over(&self, now: Tick) -> bool {
+        self.snapshot_over(now).is_some()
+    }
+
+    /// Snapshots whose life is over go. May wait for the disk.
     pub(super) fn end_snapshots(self: &Arc<Self>, now: Tick) {
-        loop {
-            let over = {
-                let books = self.books.read();
-                books.iter().find_map(|book| match book {
-                    Book::Snapshot(snapshot) if snapshot.expires <= now => Some(snapshot.clone()),
-                    _ => None,
-                })
-            };
-            let Some(snapshot) = over else { return };
+        while let Some(snapshot) = self.snapshot_over(now) {
             if self.broker.end_snapshot(self.clone(), snapshot.clone()).is_err() {
                 // It ends again after a restart.
                 self.broker.forget_snapshot(&snapshot);

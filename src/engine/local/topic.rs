@@ -525,6 +525,19 @@ impl<E: Send + Sync + 'static> Alarm for TopicCore<E> {
         if self.ended().is_some() {
             return;
         }
+        match &self.stored {
+            // The end of a snapshot waits for the disk, and time may pass in a future's poll, where nothing may.
+            Some(stored) if self.has_snapshot_over(now) => {
+                let this = self.clone();
+                stored.store.here_or_elsewhere(move || this.do_what_is_due(now));
+            }
+            _ => self.do_what_is_due(now),
+        }
+    }
+}
+
+impl<E: Send + Sync + 'static> TopicCore<E> {
+    fn do_what_is_due(self: &Arc<Self>, now: Tick) {
         self.end_lives(now);
         if self.expire_after_min.load(Ordering::Relaxed) < u64::MAX {
             for subscription in self.subscriptions() {

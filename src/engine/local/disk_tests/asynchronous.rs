@@ -4,13 +4,13 @@ use std::path::Path;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use futures::StreamExt;
 
 use super::eventflow::{
-    Broker, CommitReason, DeadLetter, DeliveryMode, Error, ManualClock, Message, PublishError,
+    Broker, CommitReason, DeadLetter, DeliveryMode, Error, ManualClock, Message, MessageRef, PublishError,
     PublishErrorKind, RecvError, Retention, SettleError, Subscription, Topic, TryRecvError,
 };
 use super::watched::{COMMITTER, PATIENCE, Watched, this_thread};
@@ -156,6 +156,32 @@ fn p23_no_poll_waits_for_the_disk_or_touches_it() {
     assert_eq!((given.unwrap().as_str(), disk.calls_of_this_thread()), ("a", before));
     let found = scene.after_a_crash();
     assert_eq!((drain(&found.billing), found.topic.stats().published), (Vec::new(), 5));
+}
+
+#[test]
+fn p23_a_snapshot_whose_life_ends_in_a_poll_goes_elsewhere() {
+    let scene = scene();
+    let Scene { disk, topic, billing, clock, broker } = &scene;
+    billing.snapshot("yesterday").unwrap();
+    let time = clock.clone();
+    let passes_time = move |_: MessageRef<'_, String>| {
+        time.advance(Duration::from_secs(8 * 24 * 3_600));
+        true
+    };
+    let late = topic.subscription("late").filter_fn(passes_time).open().unwrap();
+    topic.publish("a").unwrap();
+    let (hold, before) = (disk.hold(), disk.calls_of_this_thread());
+    let given = Task::new(late.recv_async()).poll();
+    assert!(matches!(&given, Poll::Ready(Ok(delivery)) if **delivery == "a"), "{given:?}");
+    assert_eq!(disk.calls_of_this_thread(), before, "its end was written in the poll");
+    hold.await_sync();
+    assert_eq!(broker.snapshots(), ["yesterday"], "its end is not safe yet");
+    drop(hold);
+    let start = Instant::now();
+    while !broker.snapshots().is_empty() {
+        assert!(start.elapsed() < PATIENCE, "it does not end");
+        thread::yield_now();
+    }
 }
 
 #[test]
