@@ -118,7 +118,6 @@ struct Core<T> {
     /// As the writer had it after the last round, so that nobody waits for a sync to hear it.
     since_checkpoint: u64,
     since_sweep: u64,
-    has_spare: bool,
     disk_bytes: u64,
 }
 
@@ -162,7 +161,6 @@ impl<T> Commits<T> {
             ended: None,
             since_checkpoint: 0,
             since_sweep: 0,
-            has_spare: false,
             disk_bytes: 0,
         };
         core.measure(&writer);
@@ -227,10 +225,6 @@ impl<T> Commits<T> {
 
     pub(super) fn since_sweep(&self) -> u64 {
         self.core.lock().since_sweep
-    }
-
-    pub(super) fn has_spare(&self) -> bool {
-        self.core.lock().has_spare
     }
 
     pub(super) fn disk_bytes(&self) -> u64 {
@@ -466,7 +460,6 @@ impl<T> Core<T> {
     fn measure(&mut self, writer: &Writer) {
         self.since_checkpoint = writer.since_checkpoint;
         self.since_sweep = writer.since_sweep;
-        self.has_spare = writer.spare.is_some();
         self.disk_bytes = writer.disk_bytes();
     }
 

@@ -6,8 +6,8 @@
 //! watermark                   what is known to be synced
 //! segment-0000000000000001    frames, see `segment`
 //! checkpoint-00000000000003e8 an image of the state before unit 0x3e8, see `checkpoint`
-//! spare                       what the next segment will be made of: one that was let go, or zeros
-//! segment.tmp checkpoint.tmp spare.tmp eventflow.tmp watermark.tmp    under way; meaningless after a crash
+//! spare                       what the next segment will be made of: one that was let go
+//! segment.tmp checkpoint.tmp eventflow.tmp watermark.tmp    under way; meaningless after a crash
 //! reserve.tmp                 room for a checkpoint on a full disk; meaningless after a crash, too
 //! quarantine/                 copies of bytes that were found damaged
 //! ```
@@ -26,7 +26,6 @@ pub(super) const SPARE: &str = "spare";
 pub(super) const QUARANTINE: &str = "quarantine";
 pub(super) const SEGMENT_TMP: &str = "segment.tmp";
 pub(super) const CHECKPOINT_TMP: &str = "checkpoint.tmp";
-pub(super) const SPARE_TMP: &str = "spare.tmp";
 pub(super) const MARK_TMP: &str = "eventflow.tmp";
 pub(super) const WATERMARK_TMP: &str = "watermark.tmp";
 pub(super) const RESERVE_TMP: &str = "reserve.tmp";

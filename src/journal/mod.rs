@@ -119,7 +119,7 @@ pub(crate) struct Journal<T> {
     commit_level: Level,
     segment_len: u64,
     checkpoint_len: u64,
-    /// Held by who writes a checkpoint or a spare.
+    /// Held by who writes a checkpoint.
     checkpointing: Mutex<()>,
     disk: Arc<dyn Disk>,
     /// Last, so that it is let go when all else is.
@@ -333,31 +333,6 @@ impl<T: Send> Journal<T> {
             writer.since_sweep = 0;
             let _while_tight = writer.renew_reserve();
         });
-    }
-
-    /// There is nothing yet to make the next segment of.
-    pub(crate) fn wants_spare(&self) -> bool {
-        !self.commits.has_spare()
-    }
-
-    /// Writes and syncs a segment's worth of room ahead, so that no commit has to; once there are two checkpoints, old segments serve instead. It also is what a journal is opened with on a full disk.
-    /// Others commit meanwhile.
-    ///
-    /// # Errors
-    /// [`JournalError::NoSpace`]: nothing changed, and commits make room as they need it. Otherwise the journal accepts nothing more.
-    pub(crate) fn make_spare(&self) -> Result<(), JournalError> {
-        let _one = self.checkpointing.lock();
-        if let Some(reason) = self.poisoned() {
-            return Err(JournalError::Poisoned(reason));
-        }
-        if !self.wants_spare() {
-            return Ok(());
-        }
-        let dir = self.commits.with_writer(|writer| writer.dir.clone());
-        segment::make_spare(&*self.disk, &dir, self.segment_len)
-            .map_err(|error| self.commits.poison_outside(error))?;
-        self.commits.with_writer(|writer| writer.spare = Some(self.segment_len));
-        Ok(())
     }
 
     /// The position that the next unit gets.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::disk::{Access, Disk, DiskFile};
 use super::frame::{FRAME_HEADER_LEN, FrameHeader, padded, salts_clash};
 use super::layout::{
-    self, FileHeader, FileKind, HeaderRead, SECOND_COPY, SEGMENT_TMP, SPARE, SPARE_TMP, is_full, random,
+    self, FileHeader, FileKind, HeaderRead, SECOND_COPY, SEGMENT_TMP, SPARE, is_full, random,
     remove_if_there, segment_name, write_all, write_zeros,
 };
 
@@ -188,24 +188,6 @@ impl Draft {
         named.map_err(|error| WriteError::broken("name", &name, &error))?;
         Ok(segment)
     }
-}
-
-/// Makes a spare out of nothing, so that the next segment has its room without anybody waiting for it.
-pub(super) fn make_spare(disk: &dyn Disk, dir: &Path, len: u64) -> Result<(), WriteError> {
-    let aside = dir.join(SPARE_TMP);
-    let made = remove_if_there(disk, &aside).and_then(|()| disk.create(&aside)).and_then(|file| {
-        // In pieces, so that a commit whose sync meets this one waits for a piece at most.
-        for from in (0..len).step_by(ROOM_STEP as usize) {
-            write_zeros(&*file, from, len.min(from + ROOM_STEP)).map_err(|(_, error)| error)?;
-            file.sync()?;
-        }
-        disk.rename(&aside, &dir.join(SPARE))
-    });
-    made.map_err(|error| {
-        Draft::clean_up(disk, &aside, DraftFrom::Nothing, &error);
-        WriteError::new("write", SPARE, error)
-    })?;
-    disk.sync_dir(dir).map_err(|error| WriteError::broken("name", SPARE, &error))
 }
 
 fn salt_unlike(old: u64) -> u64 {

@@ -8,14 +8,13 @@ use super::disk::{Access, Disk, Lock};
 use super::error::{Damage, JournalOpenError};
 use super::layout::{
     CHECKPOINT_TMP, FileHeader, FileKind, HeaderRead, LOCK, MARK, MARK_TMP, RESERVE_TMP, SEGMENT_TMP, SPARE,
-    SPARE_TMP, WATERMARK, WATERMARK_TMP, checkpoint_name, number_in, random, remove_if_there, segment_name,
+    WATERMARK, WATERMARK_TMP, checkpoint_name, number_in, random, remove_if_there, segment_name,
 };
 use super::segment::SEGMENT_FILE_LEN_MAX;
 use super::watermark::Watermark;
 
 /// Leftovers under these names mean nothing.
-pub(super) const UNDER_WAY: [&str; 6] =
-    [SEGMENT_TMP, CHECKPOINT_TMP, SPARE_TMP, MARK_TMP, WATERMARK_TMP, RESERVE_TMP];
+pub(super) const UNDER_WAY: [&str; 5] = [SEGMENT_TMP, CHECKPOINT_TMP, MARK_TMP, WATERMARK_TMP, RESERVE_TMP];
 /// What a directory may hold when it is made a journal, or was half made one by a crash.
 const HARMLESS: [&str; 5] = [LOCK, WATERMARK, MARK_TMP, WATERMARK_TMP, "lost+found"];
 

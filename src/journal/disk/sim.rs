@@ -101,11 +101,6 @@ impl SimDisk {
         SimDisk(Arc::new(Mutex::new(state)))
     }
 
-    /// How many calls there were. Those that came after the end do not count.
-    pub(crate) fn calls(&self) -> u64 {
-        self.0.lock().calls
-    }
-
     /// How many calls could have changed what a crash leaves: all but looking and reading.
     pub(crate) fn changes(&self) -> u64 {
         self.0.lock().changes

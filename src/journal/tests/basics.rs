@@ -146,26 +146,6 @@ fn a_unit_larger_than_a_segment_has_one_of_its_own() {
 }
 
 #[test]
-fn a_spare_serves_the_next_segment_and_an_opening_on_a_full_disk() {
-    let disk = SimDisk::new();
-    let journal = opened(&disk);
-    assert!(journal.journal.wants_spare());
-    journal.journal.make_spare().unwrap();
-    assert!(!journal.journal.wants_spare());
-    disk.set_capacity(disk.used(), crate::journal::disk::sim::Full::Refuses);
-    // More than the rest of the first segment holds, on a disk with no room at all.
-    let list = entries(0..100);
-    list.iter().for_each(|entry| assert!(journal.put(entry).0 < 100));
-    assert!(segments(&disk).len() > 1);
-    assert!(journal.journal.wants_spare());
-    drop(journal);
-    disk.set_capacity(1 << 30, crate::journal::disk::sim::Full::Refuses);
-    opened(&disk).journal.make_spare().unwrap();
-    disk.set_capacity(disk.used(), crate::journal::disk::sim::Full::Refuses);
-    assert_eq!(opened(&disk).found.texts(), list);
-}
-
-#[test]
 fn one_directory_is_open_once() {
     let disk = SimDisk::new();
     let journal = opened(&disk);

@@ -40,7 +40,6 @@ impl Store {
         }
         journal.checkpoint(&confirmed).unwrap();
         put(&journal, &mut confirmed, 6, 20);
-        journal.journal.make_spare().unwrap();
         let earlier = files(&disk, Path::new(DIR));
         put(&journal, &mut confirmed, 5, 20);
         end(&journal);

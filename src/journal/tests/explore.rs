@@ -52,7 +52,6 @@ enum Step {
     Reserve(usize),
     Checkpoint,
     Sync,
-    Spare,
     Close,
 }
 
@@ -93,7 +92,6 @@ impl Workload {
                 self.synced(&written, history);
                 matches!(written, Ok(()) | Err(JournalError::NoSpace))
             }
-            Step::Spare => matches!(journal.make_spare(), Ok(()) | Err(JournalError::NoSpace)),
             Step::Sync | Step::Close => {
                 let act = &mut |number, fate| history.done(number, &fate, confirms);
                 let synced = if let Step::Sync = step { journal.sync_all(act) } else { journal.close(act) };
@@ -183,11 +181,10 @@ fn commits() -> Workload {
 
 /// Segments that fill, are let go of, and are used again.
 fn segments() -> Workload {
-    use Step::{Checkpoint, Commit, Spare};
+    use Step::{Checkpoint, Commit};
     Workload {
         options: small(),
         steps: &[
-            Spare,
             Commit(1, 5000),
             Commit(1, 3000),
             Checkpoint,
