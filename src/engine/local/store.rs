@@ -335,14 +335,18 @@ impl Store {
     /// While it lives, this thread may call a user's code, and use the journal once.
     pub(super) fn calling(&self) -> Calling {
         let store = std::ptr::from_ref(self).addr();
-        CALLING.with(|calling| calling.borrow_mut().push(store));
+        let _thread_ends = CALLING.try_with(|calling| calling.borrow_mut().push(store));
         Calling
     }
 
     /// How often this thread uses the journal and was called from there.
     fn calls_here(&self) -> usize {
         let store = std::ptr::from_ref(self).addr();
-        CALLING.with(|calling| calling.borrow().iter().filter(|caller| **caller == store).count())
+        let count = |calling: &RefCell<Vec<usize>>| {
+            calling.borrow().iter().filter(|caller| **caller == store).count()
+        };
+        // A thread that ends may have let go of it, and may hold the last handle: it is in no checkpoint.
+        CALLING.try_with(count).unwrap_or(0)
     }
 
     /// Syncs all, and lets go of the directory.
@@ -393,7 +397,7 @@ pub(super) struct Calling;
 
 impl Drop for Calling {
     fn drop(&mut self) {
-        CALLING.with(|calling| calling.borrow_mut().pop());
+        let _thread_ends = CALLING.try_with(|calling| calling.borrow_mut().pop());
     }
 }
 
