@@ -40,6 +40,10 @@ impl Store {
         }
         journal.checkpoint(&confirmed).unwrap();
         put(&journal, &mut confirmed, 6, 20);
+        let spare = disk.create(&Path::new(DIR).join("spare")).unwrap();
+        spare.write_at(&[7; 100], 0).unwrap();
+        spare.sync().unwrap();
+        disk.sync_dir(Path::new(DIR)).unwrap();
         let earlier = files(&disk, Path::new(DIR));
         put(&journal, &mut confirmed, 5, 20);
         end(&journal);
