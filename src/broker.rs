@@ -13,7 +13,6 @@ use crate::engine::local::recovered::Recovered;
 use crate::engine::local::store::Store;
 use crate::error::{DeleteError, Error, OpenError, RecvError, Result};
 use crate::options::{Capabilities, Capability, Durability, OnDamage};
-use crate::sequence::Sequence;
 use crate::stats::{BrokerStats, RecoveryProgress, RecoveryReport, ShutdownReport};
 use crate::topic::TopicBuilder;
 use crate::transaction::Transaction;
@@ -207,10 +206,10 @@ impl Broker {
         // Those that nobody has opened since they were read back.
         for topic in self.core().recovered.lock().topics() {
             stats.topics += 1;
-            stats.published += topic.next - Sequence::FIRST;
+            stats.published += topic.published();
             for book in topic.books.values() {
                 stats.subscriptions += 1;
-                stats.backlog += book.ledger.settled().unsettled_before(topic.next);
+                stats.backlog += book.ledger.settled().unsettled_before(topic.messages.end());
             }
         }
         stats.disk_bytes = self.core().store.as_ref().map_or(0, |store| store.disk_bytes());

@@ -317,10 +317,9 @@ impl Ledger {
     pub(super) fn end_hold(&mut self, sequence: Sequence) -> Option<Key> {
         let key = self.entries.get(&sequence)?.key;
         self.turn += 1;
-        if matches!(
-            self.entries.get(&sequence)?.standing,
-            Standing::Leased { .. } | Standing::Committing { .. }
-        ) {
+        // Of what is in the middle of a commit, or of a hand-out at most once, those after it may be, too: their unit says what becomes of them.
+        let is_held = matches!(self.entries.get(&sequence)?.standing, Standing::Leased { .. });
+        if is_held && self.rules.mode != DeliveryMode::AtMostOnce {
             self.release_followers(key, sequence);
         }
         self.lift(sequence);

@@ -345,8 +345,13 @@ impl Store {
 
     /// The unit is to be written, and nobody waits for it.
     pub(super) fn write_elsewhere(self: &Arc<Self>, position: Position) {
-        let asked = Asked { position, safety: Safety::Written, whom: Whom::Nobody };
-        // Without a thread it is written with the next that somebody waits for.
+        self.make_safe_elsewhere(position, Safety::Written);
+    }
+
+    /// The unit is to be as safe as this, and perhaps nobody waits for it. May be called under any lock but the committer's own.
+    pub(super) fn make_safe_elsewhere(self: &Arc<Self>, position: Position, safety: Safety) {
+        let asked = Asked { position, safety, whom: Whom::Nobody };
+        // Without a thread it is done with the next that somebody waits for.
         let _later = self.committer.ask(self, asked);
     }
 

@@ -16,6 +16,8 @@ mod full;
 mod history;
 #[cfg(feature = "async")]
 mod interplay;
+#[cfg(feature = "async")]
+mod keys;
 mod sequences;
 mod settling;
 mod simulation;

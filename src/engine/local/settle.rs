@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::delivery::hand_out::{Grant, Ticket};
 use crate::delivery::ledger::Ledger;
-use crate::engine::local::committer::waits_for_nothing;
+use crate::engine::local::committer::{Safety, waits_for_nothing};
 use crate::engine::local::receive::Held;
 use crate::engine::local::recording::added_by;
 use crate::engine::local::staging::Stored;
@@ -129,7 +129,11 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
             }
             let Some(begun) = self.try_ack(stored, &mut desk, tickets) else {
                 let answer = Arc::new(Mutex::new(None));
-                desk.waiting_acks.push(WaitingAck { tickets: tickets.to_vec(), answer: answer.clone() });
+                desk.waiting_acks.push(WaitingAck {
+                    tickets: tickets.to_vec(),
+                    answer: answer.clone(),
+                    may_leave: waits_for_nothing(),
+                });
                 // Under the lock: what it waits for was added before.
                 let position = stored.store.last_added().ok_or(SettleError::Closed)?;
                 return Ok(AckBegun::Waits { position, answer });
@@ -160,7 +164,14 @@ impl<E: Send + Sync + 'static> SubscriptionCore<E> {
         for waiting in std::mem::take(&mut desk.waiting_acks) {
             match self.try_ack(stored, desk, &waiting.tickets) {
                 None => desk.waiting_acks.push(waiting),
-                Some(begun) => *waiting.answer.lock() = Some(begun),
+                Some(begun) => {
+                    if let (true, Ok(AckBegun::Added { position: Some(position), .. })) =
+                        (waiting.may_leave, &begun)
+                    {
+                        stored.store.make_safe_elsewhere(*position, Safety::Promised);
+                    }
+                    *waiting.answer.lock() = Some(begun);
+                }
             }
         }
     }
@@ -290,6 +301,8 @@ pub(crate) type Answer = Arc<Mutex<Option<Result<AckBegun, SettleError>>>>;
 pub(super) struct WaitingAck {
     tickets: Vec<Ticket>,
     answer: Answer,
+    /// Who waits is a future, which may be dropped before it sees to what was begun for it.
+    may_leave: bool,
 }
 
 pub(crate) fn tickets_of(grants: &Few<Grant>) -> Vec<Ticket> {

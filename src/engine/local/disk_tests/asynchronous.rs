@@ -19,7 +19,7 @@ use crate::journal::{Durability, JournalOptions};
 use crate::sync::thread;
 
 /// A future in nobody's hands but the test's.
-struct Task<F: Future> {
+pub(super) struct Task<F: Future> {
     future: Pin<Box<F>>,
     waker: Waker,
     wakes: Receiver<()>,
@@ -34,18 +34,18 @@ impl Wake for Bell {
 }
 
 impl<F: Future> Task<F> {
-    fn new(future: F) -> Self {
+    pub(super) fn new(future: F) -> Self {
         let (sender, wakes) = unbounded();
         Task { future: Box::pin(future), waker: Arc::new(Bell(sender)).into(), wakes }
     }
 
-    fn poll(&mut self) -> Poll<F::Output> {
+    pub(super) fn poll(&mut self) -> Poll<F::Output> {
         self.future.as_mut().poll(&mut Context::from_waker(&self.waker))
     }
 
     /// Polls whenever it is woken, and not else.
     #[track_caller]
-    fn finish(&mut self) -> F::Output {
+    pub(super) fn finish(&mut self) -> F::Output {
         loop {
             self.wakes.recv_timeout(PATIENCE).expect("it is woken");
             if let Poll::Ready(output) = self.poll() {
@@ -252,7 +252,7 @@ fn sorted<const N: usize>(mut names: [String; N]) -> Vec<String> {
 impl<F: Future> Task<F> {
     /// The committer may be done before the first poll looks.
     #[track_caller]
-    fn finish_after_poll(&mut self) -> F::Output {
+    pub(super) fn finish_after_poll(&mut self) -> F::Output {
         match self.poll() {
             Poll::Ready(output) => output,
             Poll::Pending => self.finish(),

@@ -258,6 +258,23 @@ fn after_a_power_cut_sequences_go_on_once_farther_on_and_new_topics_begin_at_1()
 }
 
 #[test]
+fn what_is_passed_over_is_counted_as_nothing_whether_its_topic_is_open_or_not() {
+    for durability in LOOSE {
+        let (disk, _) = cut_disk(durability, |broker| {
+            topic(broker, "orders").subscription("billing").open().expect("it opens");
+        });
+        let broker = open(&disk, durability);
+        let counts = || (broker.stats().published, broker.stats().backlog);
+        let before = counts();
+        let billing = topic(&broker, "orders").subscription("billing").open().expect("it opens");
+        let unsettled = std::iter::from_fn(|| billing.try_recv().ok().map(std::mem::forget)).count() as u64;
+        assert!((2..=5).contains(&unsettled), "{unsettled}");
+        assert_eq!(before, (unsettled, unsettled), "{durability:?}");
+        assert_eq!(counts(), before, "{durability:?}");
+    }
+}
+
+#[test]
 fn p04_nor_where_the_disk_was_full_when_it_was_opened_again() {
     for durability in LOOSE {
         let (disk, seen) = cut_disk(durability, |_| ());

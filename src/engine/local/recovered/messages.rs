@@ -116,6 +116,11 @@ impl StoredMessages {
         self.pieces.first().map(|piece| piece.first)
     }
 
+    /// All come before it.
+    pub(crate) fn end(&self) -> Sequence {
+        self.pieces.last().map_or(Sequence::FIRST, |piece| piece.last().next())
+    }
+
     /// The messages, in order.
     #[cfg(test)]
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Sequence, StoredMessage<'_>)> {

@@ -184,6 +184,11 @@ impl StoredTopic {
         self.next = self.next.max(next);
     }
 
+    /// How many messages were ever published to it.
+    pub(crate) fn published(&self) -> u64 {
+        (self.next - Sequence::FIRST).saturating_sub(self.passed_over)
+    }
+
     pub(super) fn set_passed_over(&mut self, next: Sequence, count: u64) {
         self.next = self.next.max(next);
         self.passed_over = count.min(self.next - Sequence::FIRST);
