@@ -123,7 +123,7 @@ fn p08_p15_an_ack_that_finds_no_space_counts_as_a_drop() {
         acked.sort_unstable();
         assert_eq!(acked, (0..desk.published).collect::<Vec<_>>(), "{full:?}");
         assert_eq!(s.stats().backlog, 0, "{full:?}");
-        assert_eq!(desk.found_after_a_crash(), [], "{full:?}");
+        assert_eq!(desk.found_after_a_crash(), [0_usize; 0], "{full:?}");
     }
 }
 
@@ -151,7 +151,7 @@ fn p08_p15_a_batch_whose_ack_finds_no_space_counts_as_a_drop() {
                 (held as usize..desk.published).collect::<Vec<_>>(),
                 "{full:?}, ordered: {ordered}"
             );
-            assert_eq!(desk.found_after_a_crash(), []);
+            assert_eq!(desk.found_after_a_crash(), [0_usize; 0]);
         }
     }
 }
@@ -179,7 +179,7 @@ fn p13_a_hand_out_at_most_once_that_finds_no_space_loses_no_message() {
                 .collect();
             assert_eq!(got, (0..desk.published).collect::<Vec<_>>(), "{full:?}, in their order, and once");
             assert_eq!((s.stats().acked, s.stats().backlog), (desk.published as u64, 0));
-            assert_eq!(desk.found_after_a_crash(), [], "{full:?}");
+            assert_eq!(desk.found_after_a_crash(), [0_usize; 0], "{full:?}");
         }
     }
 }
