@@ -533,8 +533,7 @@ impl<T> Leader<T> {
 
     fn write(&mut self, group: &mut Group<T>) -> Result<(), Arc<str>> {
         let count = group.dones.len() as u32;
-        let ordinary = group.dones.iter().any(|(_, space)| *space == Space::Ordinary);
-        let space = if ordinary { Space::Ordinary } else { Space::Reserve };
+        let space = group.dones.iter().map(|(_, space)| *space).max().unwrap_or(Space::Checkpoint);
         match self.writer.append(&mut group.frame, group.base, count, space) {
             Ok(()) => Ok(()),
             Err(WriteError::Full(_)) => self.write_what_may_use_the_reserve(group),
@@ -547,17 +546,19 @@ impl<T> Leader<T> {
         let body = group.frame.split_off(FRAME_HEADER_LEN);
         let mut run = Vec::new();
         let mut run_base = group.base;
+        let mut run_space = Space::Checkpoint;
         for (at, (unit, (_, space))) in (group.base..).zip(Units::new(&body).zip(&group.dones)) {
             if *space == Space::Ordinary {
-                self.write_run(&mut run, run_base..at, &mut group.refused)?;
+                self.write_run(&mut run, run_base..at, run_space, &mut group.refused)?;
                 group.refused.push(at..at + 1);
-                run_base = at + 1;
+                (run_base, run_space) = (at + 1, Space::Checkpoint);
             } else {
+                run_space = run_space.max(*space);
                 run.resize(run.len().max(FRAME_HEADER_LEN), 0);
                 push_unit(&mut run, unit);
             }
         }
-        self.write_run(&mut run, run_base..group.end(), &mut group.refused)?;
+        self.write_run(&mut run, run_base..group.end(), run_space, &mut group.refused)?;
         self.refused.extend(group.refused.iter().cloned());
         Ok(())
     }
@@ -566,6 +567,7 @@ impl<T> Leader<T> {
         &mut self,
         run: &mut Vec<u8>,
         positions: Range<u64>,
+        space: Space,
         refused: &mut Vec<Range<u64>>,
     ) -> Result<(), Arc<str>> {
         if positions.is_empty() {
@@ -578,7 +580,7 @@ impl<T> Leader<T> {
             return Ok(());
         }
         let count = (positions.end - positions.start) as u32;
-        let appended = self.writer.append(run, positions.start, count, Space::Reserve);
+        let appended = self.writer.append(run, positions.start, count, space);
         run.clear();
         match appended {
             Ok(()) => Ok(()),

@@ -307,7 +307,7 @@ impl<T: Send> Journal<T> {
         }
     }
 
-    /// How much was written since checkpoints were last made for the space that they free, in bytes. 0: to do it again would free nothing more.
+    /// How much was written since checkpoints were last begun for the space that they free, in bytes, without the checkpoints' own. 0: to do it again would free nothing more.
     pub(crate) fn since_sweep(&self) -> u64 {
         self.commits.since_sweep()
     }
@@ -328,9 +328,11 @@ impl<T: Send> Journal<T> {
     }
 
     /// Checkpoints were made for the space that they free, or found none themselves. Takes again what the next ones need, if it can be had.
-    pub(crate) fn swept(&self) {
+    ///
+    /// `seen`: what [`since_sweep`](Self::since_sweep) was before the first. What came later may be in its image still, and another one is to let go of it.
+    pub(crate) fn swept(&self, seen: u64) {
         self.commits.with_writer(|writer| {
-            writer.since_sweep = 0;
+            writer.since_sweep = writer.since_sweep.saturating_sub(seen);
             let _while_tight = writer.renew_reserve();
         });
     }

@@ -13,12 +13,16 @@ use super::segment::{Draft, DraftFrom, FRAMES_AT, NewSegment, Segment, WriteErro
 use super::watermark::Watermark;
 
 /// What a unit may be written to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+///
+/// What is written together is as the last of them in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Space {
-    /// Refused when only the reserve is left.
-    Ordinary,
+    /// May use the reserve, and is no reason to look for space: what belongs to a checkpoint.
+    Checkpoint,
     /// May use the reserve: for what frees space, such as an ack.
     Reserve,
+    /// Refused when only the reserve is left.
+    Ordinary,
 }
 
 /// A segment that is not written to any more.
@@ -56,7 +60,7 @@ pub(super) struct Writer {
     pub(super) checkpoints: Vec<(u64, u64)>,
     /// The length of the file that keeps room for a checkpoint, if there is one.
     pub(super) reserve: Option<u64>,
-    /// Bytes of frames since checkpoints were last written for the space that they free.
+    /// Bytes of frames since checkpoints were last begun for the space that they free, without the checkpoints' own.
     pub(super) since_sweep: u64,
     /// There is not even room for the reserve.
     pub(super) is_tight: bool,
@@ -90,7 +94,9 @@ impl Writer {
         self.chain = header.crc;
         self.end = header.end();
         self.since_checkpoint += header.frame_len();
-        self.since_sweep += header.frame_len();
+        if space != Space::Checkpoint {
+            self.since_sweep += header.frame_len();
+        }
         Ok(())
     }
 

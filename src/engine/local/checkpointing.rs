@@ -134,12 +134,13 @@ impl Store {
     /// Makes space of what is settled.
     fn sweep(&self, journal: &Journal<Done>, archives: &mut Archives, contents: &Contents<'_>) {
         self.checkpoints.note_full();
+        let seen = journal.since_sweep();
         let mut done = Ok(());
         for _ in 0..2 {
             journal.give_room_back();
             done = done.and_then(|()| self.write_checkpoint(journal, archives, Purpose::Space, contents));
         }
-        journal.swept();
+        journal.swept(seen);
         if done.is_ok() {
             self.checkpoints.is_short.store(false, Ordering::Relaxed);
             self.checkpoints.sweeps.fetch_add(1, Ordering::Release);
@@ -189,7 +190,7 @@ impl Store {
                     journal.give_reserve_back();
                 }
                 // If it is not added, nothing else will be.
-                let _told_to_the_next = journal.add(&(contents.numbers)(), Space::Reserve, None);
+                let _told_to_the_next = journal.add(&(contents.numbers)(), Space::Checkpoint, None);
                 chunks.into_iter().map(Ok).collect()
             }
             Err(error) => vec![Err(error)],

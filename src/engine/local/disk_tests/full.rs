@@ -1,11 +1,12 @@
 //! A broker whose disk is full: what takes space is refused, what frees it is taken, and then there is space again.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use super::audit::event;
 use super::eventflow::{
-    Broker, Capacity, CommitReason, DeliveryMode, ManualClock, OpenError, Overflow, PublishError,
-    PublishErrorKind, Subscription, Topic,
+    Broker, Capacity, Codec, CodecError, CommitReason, DeliveryMode, ManualClock, OpenError, Overflow,
+    PublishError, PublishErrorKind, Subscription, Topic,
 };
 use super::open;
 use crate::journal::disk::sim::{Full, SimDisk};
@@ -23,8 +24,12 @@ struct Desk {
 
 impl Desk {
     fn open(disk: &SimDisk) -> Result<Desk, OpenError> {
+        Self::open_with(disk, Meanwhile::default())
+    }
+
+    fn open_with(disk: &SimDisk, codec: Meanwhile) -> Result<Desk, OpenError> {
         let broker = open(Arc::new(disk.clone()), &ManualClock::new())?;
-        let topic = broker.topic::<String>("u0").open().expect("there is space for it");
+        let topic = broker.topic::<String>("u0").codec(codec).open().expect("there is space for it");
         let billing = topic.subscription("billing").delivery(DeliveryMode::ExactlyOnce).open();
         Ok(Desk { billing: billing.expect("there is space for it"), topic, broker })
     }
@@ -51,6 +56,52 @@ impl Desk {
             number.expect("it begins with its number")
         });
         numbers.collect()
+    }
+}
+
+/// A codec that does something when it encodes for a checkpoint.
+#[derive(Clone, Default)]
+struct Meanwhile(Arc<Plan>);
+
+#[derive(Default)]
+struct Plan {
+    /// It is the turn at so many messages from now. 0: it is not.
+    turn: AtomicUsize,
+    act: Mutex<Option<Box<dyn Fn() + Send>>>,
+}
+
+impl Meanwhile {
+    fn plan(&self, act: impl Fn() + Send + 'static) {
+        *self.0.act.lock().expect("nobody panicked") = Some(Box::new(act));
+    }
+
+    /// `publish` encodes its own message first: it is done if that makes a checkpoint.
+    fn during(&self, publish: impl FnOnce() -> bool) -> bool {
+        self.0.turn.store(2, Ordering::SeqCst);
+        let is_published = publish();
+        self.0.turn.store(0, Ordering::SeqCst);
+        is_published
+    }
+}
+
+impl Codec<String> for Meanwhile {
+    fn name(&self) -> &str {
+        "meanwhile"
+    }
+
+    fn encode(&self, event: &String, out: &mut Vec<u8>) -> Result<(), CodecError> {
+        let less = |turn: usize| turn.checked_sub(1);
+        if self.0.turn.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less) == Ok(1)
+            && let Some(act) = &*self.0.act.lock().expect("nobody panicked")
+        {
+            act();
+        }
+        out.extend_from_slice(event.as_bytes());
+        Ok(())
+    }
+
+    fn decode(&self, bytes: &[u8]) -> Result<String, CodecError> {
+        Ok(String::from_utf8_lossy(bytes).into_owned())
     }
 }
 
@@ -173,4 +224,49 @@ fn p18_a_directory_on_a_full_disk_opens_or_says_why_and_loses_nothing() {
         disk.set_capacity(u64::MAX, full);
         assert_eq!(Desk::open(&disk.kill()).expect("there is space").ack_all(), (0..end).collect::<Vec<_>>());
     }
+}
+
+/// Fills a disk of so many bytes, and lets `meanwhile` run in another thread while the first checkpoint is made for space. What it came to.
+fn meanwhile_of(
+    capacity: u64,
+    meanwhile: impl Fn(&Topic<String>, &Subscription<String>) -> usize + Send + Sync + 'static,
+) -> (Desk, usize) {
+    let trial = SimDisk::new();
+    let desk = Desk::open(&trial).expect("it is new");
+    trial.set_capacity(capacity, Full::Refuses);
+    let fits = desk.fill(0);
+    drop(desk);
+    let disk = SimDisk::new();
+    let codec = Meanwhile::default();
+    let desk = Desk::open_with(&disk, codec.clone()).expect("it is new");
+    disk.set_capacity(capacity, Full::Refuses);
+    assert!((0..fits).all(|number| desk.publish(number)), "they did fit");
+    let count = Arc::new(AtomicUsize::new(0));
+    let (topic, billing, counts) = (desk.topic.clone(), desk.billing.clone(), count.clone());
+    codec.plan(move || {
+        let elsewhere = std::thread::scope(|scope| scope.spawn(|| meanwhile(&topic, &billing)).join());
+        counts.fetch_add(elsewhere.expect("it does not panic"), Ordering::SeqCst);
+    });
+    // The first ack is what a checkpoint for space is made for.
+    desk.billing.try_recv().expect("it was published").ack().expect("an ack frees space");
+    codec.during(|| desk.publish(fits));
+    codec.plan(|| ());
+    (desk, count.load(Ordering::SeqCst))
+}
+
+#[test]
+fn p17_what_is_acked_while_a_checkpoint_is_made_makes_room_for_the_next_publish() {
+    let mut acked_meanwhile = 0;
+    for capacity in (120_000..220_000).step_by(6_100) {
+        let (desk, acked) = meanwhile_of(capacity, |_, billing| {
+            let deliveries = std::iter::from_fn(|| billing.try_recv().ok());
+            deliveries.map_while(|held| held.ack().ok()).count()
+        });
+        desk.ack_all();
+        let next = 1_000;
+        let fitted = desk.fill(next) - next;
+        assert!(fitted >= 20, "{capacity} bytes, {acked} acked meanwhile: {fitted} fitted");
+        acked_meanwhile += acked;
+    }
+    assert!(acked_meanwhile >= 100, "{acked_meanwhile} were acked while a checkpoint was made");
 }
