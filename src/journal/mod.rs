@@ -317,7 +317,8 @@ impl<T: Send> Journal<T> {
         self.commits.since_sweep() >= reserve_of(self.segment_len) / 4
     }
 
-    /// Gives back what was taken of the disk ahead of need, so that a checkpoint finds room on a full disk. What is kept for [`Space::Reserve`] stays.
+    /// Gives back what was taken of the disk ahead of need, so that a checkpoint finds room on a full disk. What is kept for [`Space::Reserve`] stays, and nothing
+    /// else is written before [`swept`](Self::swept).
     pub(crate) fn give_room_back(&self) {
         self.commits.with_writer(Writer::give_room_back);
     }
@@ -333,6 +334,7 @@ impl<T: Send> Journal<T> {
     pub(crate) fn swept(&self, seen: u64) {
         self.commits.with_writer(|writer| {
             writer.since_sweep = writer.since_sweep.saturating_sub(seen);
+            writer.is_sweeping = false;
             let _while_tight = writer.renew_reserve();
         });
     }

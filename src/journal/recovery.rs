@@ -109,6 +109,7 @@ pub(super) fn open(
     let mut writer = Writer {
         reserve: None,
         is_tight: false,
+        is_sweeping: false,
         // Who knows what was settled since.
         since_sweep: 1,
         disk: disk.clone(),
@@ -129,6 +130,8 @@ pub(super) fn open(
     // Written aside and named when it is synced, so what it says of itself is true.
     let _ = writer.watermark.note(end, writer.current.number);
     tidy(&mut writer, &survey, &void, &bad_checkpoints);
+    // On a full disk it opens without, and takes in nothing that takes space until that is there.
+    let _while_tight = writer.renew_reserve();
     let recovery =
         Recovery { checkpoint: checkpoint.map(Position), units, rewritten, end: Position(end), damages };
     Ok(Opened { writer, recovery, lock })

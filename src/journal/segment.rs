@@ -223,6 +223,18 @@ impl Segment {
         Ok(true)
     }
 
+    /// Makes just so much room, as far as the disk and the segment have it.
+    pub(super) fn keep_room(&mut self, kept: u64) {
+        let to = self.offset.saturating_add(kept).min(self.capacity);
+        if to > self.room {
+            // Not synced here, as above.
+            self.room = match write_zeros(&*self.file, self.room, to) {
+                Ok(()) => to,
+                Err((reached, _)) => reached.max(self.room),
+            };
+        }
+    }
+
     /// Gives back what room there is beyond so much.
     pub(super) fn give_room_back(&mut self, kept: u64) {
         let to = self.offset.saturating_add(kept);

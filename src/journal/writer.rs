@@ -64,6 +64,8 @@ pub(super) struct Writer {
     pub(super) since_sweep: u64,
     /// There is not even room for the reserve.
     pub(super) is_tight: bool,
+    /// What was given back is for the checkpoints that are being made, and for what frees space.
+    pub(super) is_sweeping: bool,
 }
 
 /// No more is kept for a checkpoint: with what the segments give back it is mostly enough.
@@ -102,10 +104,11 @@ impl Writer {
 
     /// What takes space waits until there is room for the next checkpoint again, which frees some.
     fn refuse_while_tight(&mut self, space: Space) -> Result<(), WriteError> {
-        if self.is_tight && space == Space::Ordinary {
-            self.renew_reserve().map_err(WriteError::Full)?;
+        match space {
+            Space::Ordinary if self.is_sweeping => Err(WriteError::Full(io::ErrorKind::StorageFull.into())),
+            Space::Ordinary if self.is_tight => self.renew_reserve().map_err(WriteError::Full),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     fn make_room(&mut self, len: u64, base: u64, space: Space) -> Result<(), WriteError> {
@@ -206,8 +209,9 @@ impl Writer {
         }
     }
 
-    /// Gives up what was taken of the disk ahead, but for what is kept for what frees space, and for a checkpoint's own file.
+    /// Gives up what was taken of the disk ahead, but for what is kept for what frees space, and for a checkpoint's own file. Until it is swept nothing else gets any of it.
     pub(super) fn give_room_back(&mut self) {
+        self.is_sweeping = true;
         self.drop_spare();
         self.current.give_room_back(reserve_of(self.segment_len));
         if let Some(reserve) = &mut self.reserve {
@@ -231,6 +235,8 @@ impl Writer {
         let len = self.segment_len.min(RESERVE_LEN_MAX);
         if self.reserve != Some(len) {
             self.give_reserve_back();
+            // First what acks need: without them there is nothing for a checkpoint to let go of.
+            self.current.keep_room(reserve_of(self.segment_len));
             match self.take_reserve(len) {
                 Ok(()) => self.reserve = Some(len),
                 Err(error) => {

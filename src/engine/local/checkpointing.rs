@@ -137,8 +137,11 @@ impl Store {
         let seen = journal.since_sweep();
         let mut done = Ok(());
         for _ in 0..2 {
-            journal.give_room_back();
-            done = done.and_then(|()| self.write_checkpoint(journal, archives, Purpose::Space, contents));
+            // What the first did not find, the second does not either: then the rest is kept.
+            done = done.and_then(|()| {
+                journal.give_room_back();
+                self.write_checkpoint(journal, archives, Purpose::Space, contents)
+            });
         }
         journal.swept(seen);
         if done.is_ok() {

@@ -59,6 +59,21 @@ impl Desk {
     }
 }
 
+impl Desk {
+    /// Acks and fills the disk, until no ack is refused. How many fitted then: this one is the first.
+    fn ack_and_fill(&self, first: usize) -> usize {
+        for _ in 0..3 {
+            let deliveries = std::iter::from_fn(|| self.billing.try_recv().ok());
+            let refused = deliveries.filter_map(|delivery| delivery.ack().err()).take(100).count();
+            let fitted = self.fill(first) - first;
+            if refused == 0 {
+                return fitted;
+            }
+        }
+        0
+    }
+}
+
 /// A codec that does something when it encodes for a checkpoint.
 #[derive(Clone, Default)]
 struct Meanwhile(Arc<Plan>);
@@ -269,4 +284,38 @@ fn p17_what_is_acked_while_a_checkpoint_is_made_makes_room_for_the_next_publish(
         acked_meanwhile += acked;
     }
     assert!(acked_meanwhile >= 100, "{acked_meanwhile} were acked while a checkpoint was made");
+}
+
+#[test]
+fn p17_what_a_checkpoint_needs_on_a_full_disk_is_not_taken_by_who_publishes_meanwhile() {
+    for capacity in (120_000..220_000).step_by(6_100) {
+        let (desk, published) = meanwhile_of(capacity, |topic, _| {
+            (5_000..5_100).take_while(|&number| topic.publish(event(number, LEN)).is_ok()).count()
+        });
+        assert_eq!(published, 0, "{capacity} bytes: they took it");
+        desk.ack_all();
+        let next = 1_000;
+        let fitted = desk.fill(next) - next;
+        assert!(fitted >= 20, "{capacity} bytes: {fitted} fitted");
+    }
+}
+
+#[test]
+fn p17_what_is_acked_makes_room_on_a_full_disk_after_a_restart() {
+    let mut opened = 0;
+    for (full, capacity) in WAYS.into_iter().flat_map(|full| CAPACITIES.map(|capacity| (full, capacity))) {
+        let disk = SimDisk::new();
+        let desk = Desk::open(&disk).expect("it is new");
+        disk.set_capacity(capacity, full);
+        let end = desk.fill(0);
+        drop(desk);
+        let disk = disk.kill();
+        disk.set_capacity(capacity, full);
+        // It may say that there is no space.
+        let Ok(desk) = Desk::open(&disk) else { continue };
+        opened += 1;
+        let fitted = desk.ack_and_fill(end);
+        assert!(fitted >= 20, "{full:?}, {capacity} bytes: {fitted} fitted");
+    }
+    assert!(opened > 0, "none could be opened");
 }
