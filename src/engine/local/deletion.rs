@@ -7,6 +7,7 @@ use crate::engine::local::effect::FollowUp;
 use crate::engine::local::replay::Snapshot;
 use crate::engine::local::topic::{Book, TopicCore};
 use crate::error::{DeleteError, StorageFault};
+use crate::journal::Space;
 use crate::journal::record::Record;
 use crate::name::Name;
 use crate::sync::atomic::{AtomicBool, Ordering};
@@ -14,8 +15,10 @@ use crate::time::Tick;
 
 impl BrokerCore {
     /// Does `apply` when the record is safe; at once where there is no disk.
+    ///
+    /// What ends frees space: a full disk takes it, and has some then.
     pub(super) fn put_applied(
-        &self,
+        self: &Arc<Self>,
         record: &Record<'_>,
         apply: impl FnOnce() -> FollowUp + Send + 'static,
     ) -> Result<(), StorageFault> {
@@ -25,7 +28,15 @@ impl BrokerCore {
         };
         let mut unit = Vec::new();
         record.encode(&mut unit);
-        store.put_applied(&unit, apply)
+        let is_end = matches!(
+            record,
+            Record::TopicDeleted { .. } | Record::BookDeleted { .. } | Record::SnapshotDeleted { .. }
+        );
+        store.put_applied(&unit, if is_end { Space::Reserve } else { Space::Ordinary }, apply)?;
+        if is_end {
+            self.makes_space();
+        }
+        Ok(())
     }
 
     /// Also one that is on disk and that nobody has opened yet.

@@ -81,10 +81,11 @@ impl Store {
     pub(super) fn put_applied(
         &self,
         unit: &[u8],
+        space: Space,
         apply: impl FnOnce() -> FollowUp + Send + 'static,
     ) -> Result<(), StorageFault> {
         let effect = Effect::of(move |is_safe| if is_safe { apply() } else { Box::new(move || drop(apply)) });
-        let position = self.add(unit, Space::Ordinary, Some(effect))?;
+        let position = self.add(unit, space, Some(effect))?;
         self.make_sure(position)
     }
 }

@@ -319,3 +319,21 @@ fn p17_what_is_acked_makes_room_on_a_full_disk_after_a_restart() {
     }
     assert!(opened > 0, "none could be opened");
 }
+
+#[test]
+fn p17_what_keeps_all_can_be_deleted_on_a_full_disk_and_makes_room() {
+    for (full, capacity) in WAYS.into_iter().flat_map(|full| CAPACITIES.map(|capacity| (full, capacity))) {
+        let disk = SimDisk::new();
+        let desk = Desk::open(&disk).expect("it is new");
+        let other = desk.topic.subscription("other").open().expect("there is space for it");
+        other.snapshot("before").expect("there is space for it");
+        disk.set_capacity(capacity, full);
+        let end = desk.fill(0);
+        desk.broker.delete_snapshot("before").expect("that frees space");
+        other.delete().expect("that frees space");
+        let fitted = desk.ack_and_fill(end);
+        assert!(fitted >= 20, "{full:?}, {capacity} bytes: {fitted} fitted once what kept all was deleted");
+        desk.broker.delete_topic("u0").expect("that frees space");
+        desk.broker.topic::<String>("u1").open().expect("there is space again");
+    }
+}
